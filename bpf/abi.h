@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What the kernel side and the Go side both know: the shapes of map values and ring records. bpf2go makes the Go types. */
+#pragma once
+
+enum {
+	CAPABILITIES = 64,
+	NAME_SIZE = 256,   /* a file name (NAME_MAX) and its NUL */
+	SYMBOL_SIZE = 128, /* a kernel symbol; longer ones are cut */
+	PATH_SIZE = 4096,
+	FRAMES = 16, /* how much of a stack is unwound */
+	WORDS = 64,  /* how much of the stack above ctx the learner is shown */
+	PAIR_BITS = 10,
+	PAIRS = 1 << PAIR_BITS,
+	PAGE_SLOTS = 512, /* counters in one value of the counter map */
+	WHO_SITES = 4
+};
+
+/* What a check was, in one word: the capability's number (6 bits), then these, then the class. It is the index of the fixed
+ * slots too. */
+enum {
+	WHAT_DENIED = 1 << 6,
+	WHAT_USERNS = 1 << 7,
+	WHAT_CLASS_SHIFT = 8,
+	WHAT_WHO = (1 << 8) - 1, /* without the class: a who slot is audited by definition */
+	WHAT_SITE = (1 << 10) - 1
+};
+
+enum { CLASS_UNKNOWN, CLASS_NOAUDIT, CLASS_AUDITED };
+
+/* The slots that always exist. The counter map holds the site slots first, then, from a page of their own on, the who slots. */
+enum {
+	SITE_FIXED = 1 << 10, /* `_other` of each what, class included */
+	WHO_BORROWED = 1 << 8,
+	WHO_FIXED = 1 << 9 /* `_other` of each what, then borrowed of each what */
+};
+
+enum { KIND_FILE, KIND_KERNEL, KIND_EXITING };
+
+/* The roles that functions near cap_capable play, by name; roles.go says which. */
+enum {
+	ROLE_NONE,
+	ROLE_CAPABLE,	      /* cap_capable itself */
+	ROLE_ITERATOR,	      /* __traceiter_cap_capable */
+	ROLE_SECURITY,	      /* security_capable: the wrapper is its caller */
+	ROLE_AUDITED,	      /* asks without CAP_OPT_NOAUDIT */
+	ROLE_NOAUDIT,	      /* asks with it */
+	ROLE_BY_CALLER,	      /* asks as its own caller says */
+	ROLE_CALLER_AUDITED,  /* a caller of ROLE_BY_CALLER */
+	ROLE_CALLER_NOAUDIT,
+	ROLE_TRAMPOLINE /* somebody's fexit on cap_capable */
+};
+
+struct who_key {
+	u64 cgroup;
+	u64 inode;
+	u32 device;
+	u32 generation;
+	u32 name_hash;
+	u16 what;
+	u8 kind;
+	u8 hierarchy;
+};
+
+struct site_key {
+	u64 asker; /* return address into the kernel function that called the wrapper; 0: it could not be found */
+	u32 what;
+	u32 set; /* 1, so that an empty cache entry is no key */
+};
+
+struct site_value {
+	u32 slot;
+	u32 module; /* 1: the asker lies in a module, whose address may come to mean something else */
+};
+
+struct cgroup_key {
+	u64 id;
+	u64 hierarchy; /* as in struct setting_values */
+};
+
+/* The names from the cgroup up to the root, each with its NUL. */
+struct cgroup_record {
+	u64 offline; /* CLOCK_BOOTTIME of its rmdir(2), or of its first check if that came later; 0: it exists */
+	u32 len;
+	u32 truncated; /* the names nearest to the root are missing */
+	u8 names[PATH_SIZE + NAME_SIZE];
+};
+
+/* Written before the slot is first counted in, so a slot with a count has a record. */
+struct who_record {
+	struct who_key key;
+	u64 created; /* CLOCK_BOOTTIME */
+	u32 burst_window, burst; /* denials announced in this window */
+	u32 sites[WHO_SITES];	 /* site slots plus one */
+	u8 name[NAME_SIZE];
+};
+
+struct site_record {
+	u64 asker;
+	u64 created;
+	u32 what;
+	u32 unused;
+	u8 symbol[SYMBOL_SIZE];
+};
+
+struct stat_values {
+	u64 announced, lost, withheld;
+	u64 unwinds;
+	u32 sampled, sampled_tick;
+};
+
+/* A layout says where cap_capable's return address stands above ctx, in bytes. */
+struct layout {
+	u64 capable;  /* return address into cap_capable; all ones while nothing is known */
+	u64 iterator; /* return address into __traceiter_cap_capable; unused with one program on the tracepoint */
+	u32 capable_at, iterator_at;
+};
+
+/* A confirmed way to cap_capable. wrapper is 0 where the caller is not security_capable. */
+struct pair {
+	u64 caller, wrapper;
+	u32 asker_after; /* bytes from cap_capable's return address to the asker's */
+	u32 class;
+	u64 unused;
+};
+
+struct setting_values {
+	struct layout single, multi;
+	u64 security; /* return address into security_capable */
+	u32 caller_after, wrapper_after; /* bytes from cap_capable's return address to its caller's and to the wrapper's */
+	u64 pair_seed;	/* makes the known pairs fall on different entries of pairs */
+	u32 cgroup_at;	/* of the v1 hierarchy's pointer in struct css_set */
+	u32 hierarchy;	/* 0: v2, else the v1 hierarchy's subsystem index plus one */
+	u32 epoch;	/* grows when a who slot is freed */
+	u32 tick;	/* seconds */
+	u32 window;	/* in which a key may announce denial_burst denials */
+	u32 unused;
+};
+
+struct announcement {
+	u64 time; /* CLOCK_BOOTTIME */
+	u64 cgroup;
+	s64 syscall;
+	u32 tgid, tid, uid;
+	u32 site;
+	u32 slot;
+	u16 what;
+	u8 kind;
+	u8 hierarchy;
+	u32 fresh;
+	u8 name[NAME_SIZE];
+};
+
+/* One unwound stack beside the raw words it was found in: what the learner learns from. */
+struct sample {
+	u64 capable, iterator, caller, wrapper, asker;
+	u32 class;
+	u16 blocked; /* something else stands between cap_capable and its caller, so the words tell nothing */
+	u16 by_caller; /* the class is the asker's, not the pair's */
+	u64 words[WORDS];
+};

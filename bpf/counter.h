@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The one body behind every source: count a check by who asked and by which kernel function asked. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "common.h"
+#include "bpf_tracing.h"
+
+#include "kernel.h"
+#include "abi.h"
+
+enum {
+	BPF_F_NO_PREALLOC = 1 << 0, /* linux/bpf.h */
+	BPF_F_MMAPABLE = 1 << 10,
+	BPF_TYPE_ID_TARGET = 1, /* arguments of the compiler's CO-RE builtins */
+	BPF_FIELD_EXISTS = 2
+};
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym __weak;
+
+/* ---- what user space sets ---- */
+
+volatile const u32 who_page;	   /* the first page of who slots in counters */
+volatile const u32 has_snprintf;   /* %ps in the kernel: since 5.13 */
+volatile const u32 has_pt_regs;	   /* bpf_task_pt_regs: since 5.15 */
+volatile const u32 denial_burst = 5;
+volatile const u32 confirm_every = 8192; /* a power of two: how often a confirmed pair is confirmed again */
+
+/* All of this changes while we run. It is only ever added to or replaced by user space, and everything in it is verified
+ * against the stack at each use, so a half-written entry costs an unwind and nothing else. */
+struct setting_values settings = { .single = { .capable = ~0ull }, .multi = { .capable = ~0ull } };
+
+struct pair pairs[PAIRS] SEC(".data.pairs");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 128);
+	__type(key, u8[SYMBOL_SIZE]);
+	__type(value, u32);
+} roles SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 1);
+	__type(value, u32);
+} free_sites SEC(".maps"), free_whos SEC(".maps");
+
+/* ---- what is counted ---- */
+
+struct page {
+	u64 count[PAGE_SLOTS];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct page);
+} counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct stat_values);
+} stats SEC(".maps");
+
+/* ---- which slot a key has ---- */
+
+enum {
+	SITE_CACHE = 256,
+	WHO_CACHE = 256,
+	MODULE_TRUST = 30 /* ticks for which an address in a module is taken to mean the same */
+};
+
+struct site_cached {
+	struct site_key key;
+	struct site_value value;
+	u32 tick;
+	u32 unused;
+};
+
+struct who_cached {
+	struct who_key key;
+	u32 slot;
+	u32 epoch;
+	u32 site; /* the last one that asked */
+	u32 unused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, SITE_CACHE);
+	__type(key, u32);
+	__type(value, struct site_cached);
+} site_cache SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, WHO_CACHE);
+	__type(key, u32);
+	__type(value, struct who_cached);
+} who_cache SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct site_key);
+	__type(value, struct site_value);
+} sites SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct who_key);
+	__type(value, u32);
+} whos SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, struct site_record);
+} site_records SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__type(key, u32);
+	__type(value, struct who_record);
+} who_records SEC(".maps");
+
+/* Not preallocated: a path may be long, and few cgroups ask for anything. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct cgroup_key);
+	__type(value, struct cgroup_record);
+} cgroups SEC(".maps");
+
+/* Functions already looked up by name, so that a kernel on which every check must be unwound pays for names once. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, u32);
+} functions SEC(".maps");
+
+/* ---- what is told ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} ring SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} samples SEC(".maps");
+
+/* bpf2go makes a Go type of it, which nothing else in the object's BTF would hold. */
+struct announcement *unused_announcement __attribute__((unused));
+
+/* ---- scratch, too large for the 512-byte stack ---- */
+
+struct scratch {
+	u64 ips[FRAMES];
+	u8 symbol[SYMBOL_SIZE];
+	struct sample sample;
+	struct site_value site;
+	struct cgroup_record cgroup;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, u32);
+	__type(value, struct scratch);
+} scratches SEC(".maps");
+
+/* READ copies one field of a kernel object through however many pointers. The hot path loads through BTF pointers instead. */
+#define READ(dst, src) bpf_probe_read_kernel(&(dst), sizeof(dst), __builtin_preserve_access_index(&(src)))
+
+#define FIELD_EXISTS(field) __builtin_preserve_field_info(field, BPF_FIELD_EXISTS)
+
+static __always_inline struct stat_values *my_stats(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&stats, &zero);
+}
+
+static __always_inline struct scratch *my_scratch(void)
+{
+	u32 zero = 0;
+
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+static __always_inline u64 *counter(u32 page, u32 slot)
+{
+	u32 i = page + slot / PAGE_SLOTS;
+	struct page *p = bpf_map_lookup_elem(&counters, &i);
+
+	return p ? &p->count[slot % PAGE_SLOTS] : NULL;
+}
+
+/* word reads 8 bytes at base + at with one plain load; an address that cannot be read gives 0. The offset is added before the
+ * cast: after it the verifier refuses a variable one. */
+static __always_inline u64 word(const void *base, u32 at, bool cast)
+{
+	const void *from = (void *)((u64)base + (at & 0xff8));
+	struct bpf_raw_tracepoint_args *p;
+	u64 v = 0;
+
+	if (cast) {
+		p = bpf_rdonly_cast(from, __builtin_btf_type_id(*(struct bpf_raw_tracepoint_args *)0, BPF_TYPE_ID_TARGET));
+		return p->args[0];
+	}
+	bpf_probe_read_kernel(&v, sizeof(v), from);
+	return v;
+}
+
+/* A return address, read off the stack. arm64 may sign each with PAC in the bits above 48, all ones in the kernel's half. */
+static __always_inline u64 address(const void *ctx, u32 at, bool cast)
+{
+	u64 v = word(ctx, at, cast);
+
+#if defined(__TARGET_ARCH_arm64)
+	v |= 0xffffull << 48;
+#endif
+	return v;
+}

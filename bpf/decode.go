@@ -1,0 +1,70 @@
+package bpf
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// decode reads a record of the kernel side. Both sides run on one machine, so its layout is T's.
+func decode[T any](raw []byte) (*T, error) {
+	v := new(T)
+	size := int(unsafe.Sizeof(*v))
+	if len(raw) < size {
+		return nil, fmt.Errorf("a record of %T has %d bytes, not %d", *v, len(raw), size)
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(v)), size), raw)
+	return v, nil
+}
+
+// text reads up to the NUL.
+func text(raw []byte) string {
+	if i := bytes.IndexByte(raw, 0); i >= 0 {
+		raw = raw[:i]
+	}
+	return string(raw)
+}
+
+// path puts together what name_cgroup in who.h took apart: names from the leaf up, each with its NUL.
+func (r *cgroupRecord) path(id uint64) Cgroup {
+	c := Cgroup{ID: id, Path: "/", Truncated: r.Truncated != 0}
+	n := min(int(r.Len), len(r.Names))
+	if names := strings.Split(strings.TrimSuffix(string(r.Names[:n]), "\x00"), "\x00"); n > 0 {
+		slices.Reverse(names)
+		c.Path = "/" + strings.Join(names, "/")
+	}
+	return c
+}
+
+func processOf(kind uint8, name []byte) Process {
+	switch kind {
+	case kindKernel:
+		return Process{Kind: ProcessKernel}
+	case kindExiting:
+		return Process{Kind: ProcessExiting}
+	}
+	return Process{Kind: ProcessFile, Name: text(name)}
+}
+
+// A bootClock turns the kernel side's times (CLOCK_BOOTTIME) into ours.
+type bootClock struct {
+	boot int64
+	wall time.Time
+}
+
+func readBootClock() (bootClock, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+		return bootClock{}, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
+	}
+	return bootClock{boot: ts.Nano(), wall: time.Now()}, nil
+}
+
+func (c bootClock) time(boot uint64) time.Time {
+	return c.wall.Add(time.Duration(int64(boot) - c.boot))
+}

@@ -1,0 +1,18 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// The source `fexit`: for kernels without the tracepoint. opts tells the class; the stack, only who asked.
+
+#include "body.h"
+
+SEC("fexit/cap_capable")
+int BPF_PROG(fexit, const struct cred *cred, struct user_namespace *target, int cap, unsigned int opts, int ret)
+{
+	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, true);
+}
+
+// For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
+SEC("fexit/cap_capable")
+int BPF_PROG(fexit_probe, const struct cred *cred, struct user_namespace *target, int cap, unsigned int opts, int ret)
+{
+	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, false);
+}

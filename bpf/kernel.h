@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The kernel types this project reads, cut by hand to the fields it reads. Names and shapes are the kernel's; offsets come
+ * from the running kernel's BTF when the object is loaded (CO-RE), so the order here means nothing. */
+#pragma once
+
+#define __core __attribute__((preserve_access_index))
+
+enum {
+	PF_KTHREAD = 0x00200000, /* linux/sched.h */
+	CSS_ONLINE = 1 << 1,	 /* linux/cgroup-defs.h */
+	CAP_OPT_NOAUDIT = 1 << 1 /* linux/security.h; the same value in 5.10 to 7.3 */
+};
+
+typedef struct {
+	u32 val;
+} kuid_t;
+
+struct user_namespace {
+	int level; /* 0 for init_user_ns alone: create_user_ns() gives each child its parent's plus one */
+} __core;
+
+/* Since 6.3 kernel_cap_t is one u64, before it two u32, 4-byte aligned. On a little-endian machine the same 8 bytes are the
+ * same mask, so it is read whole and its inside never named. */
+typedef struct {
+	u64 val;
+} kernel_cap_t;
+
+struct cred {
+	kuid_t uid, suid, euid;
+	kernel_cap_t cap_permitted;
+	struct user_namespace *user_ns;
+} __core;
+
+struct kernfs_node {
+	struct kernfs_node *__parent; /* since 6.15 */
+	const char *name;
+	u64 id;
+} __core;
+
+struct kernfs_node___old {
+	struct kernfs_node *parent; /* up to 6.14 */
+} __core;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+	unsigned int flags;
+} __core;
+
+struct cgroup_root {
+	u32 subsys_mask;
+	int hierarchy_id; /* 0: the default hierarchy, v2 (cgroup_init_root_id) */
+} __core;
+
+struct cgroup {
+	struct cgroup_subsys_state self;
+	struct kernfs_node *kn;
+	struct cgroup_root *root;
+} __core;
+
+struct css_set {
+	struct cgroup *dfl_cgrp;
+} __core;
+
+struct super_block {
+	u32 s_dev;
+} __core;
+
+struct inode {
+	unsigned long i_ino;
+	u32 i_generation;
+	struct super_block *i_sb;
+} __core;
+
+struct qstr {
+	u32 hash;
+	const unsigned char *name;
+} __core;
+
+struct dentry {
+	struct qstr d_name;
+} __core;
+
+struct path {
+	struct dentry *dentry;
+} __core;
+
+struct file {
+	struct path f_path;
+	struct inode *f_inode;
+} __core;
+
+struct mm_struct {
+	struct file *exe_file;
+} __core;
+
+struct task_struct {
+	unsigned int flags;
+	int pid, tgid;
+	struct mm_struct *mm;
+	struct css_set *cgroups;
+	const struct cred *real_cred;
+} __core;
+
+/* Any array of words behind one pointer will do for the cast in word(); this one is in every kernel that has tp_btf. */
+struct bpf_raw_tracepoint_args {
+	u64 args[0];
+};
+
+#if defined(__TARGET_ARCH_x86)
+struct pt_regs___x86 {
+	unsigned long orig_ax;
+} __core;
+#elif defined(__TARGET_ARCH_arm64)
+struct pt_regs___arm64 {
+	int syscallno;
+} __core;
+#endif

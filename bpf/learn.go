@@ -1,0 +1,201 @@
+package bpf
+
+// agreed is the number of unwound stacks that must agree on an offset before it is used.
+const agreed = 3
+
+// An agreement is the set of offsets at which a return address stood in each of the stacks seen. The right offset is always
+// among them, so once only one is left it is the right one. Copies of earlier frames, which lie about on any stack, drop out
+// as soon as one stack does not have them.
+type agreement struct {
+	offsets []uint32
+	stacks  int
+}
+
+// add takes in where one more stack has the address, and starts over where that contradicts all before it.
+func (a *agreement) add(found []uint32) {
+	var both []uint32
+	for _, o := range a.offsets {
+		for _, f := range found {
+			if o == f {
+				both = append(both, o)
+			}
+		}
+	}
+	if len(both) == 0 {
+		a.offsets, a.stacks = found, 1
+		return
+	}
+	a.offsets, a.stacks = both, a.stacks+1
+}
+
+// settled returns the offset, once it is known.
+func (a *agreement) settled() (offset uint32, ok bool) {
+	if len(a.offsets) == 1 && a.stacks >= agreed {
+		return a.offsets[0], true
+	}
+	return 0, false
+}
+
+// find returns the offsets above after at which words hold the address, as distances from base.
+func find(words []uint64, address uint64, base, after uint32) []uint32 {
+	var found []uint32
+	for i, w := range words {
+		if at := uint32(i) * 8; w == address && at > after {
+			found = append(found, at-base)
+		}
+	}
+	return found
+}
+
+type pairKey struct{ caller, wrapper uint64 }
+
+type learnedPair struct {
+	asker agreement
+	class uint32
+}
+
+// pairLimit keeps the search for a seed short: with so many pairs, one seed in a hundred gives each an entry of its own.
+// The kernel has some thirty.
+const pairLimit = 96
+
+// A learner turns unwound stacks, each beside the raw words it was found in, into the offsets at which the kernel side can
+// peek. See DESIGN in README: everything it finds is verified by the kernel side at each use.
+type learner struct {
+	opts bool // the source knows the class, so a pair need not agree on one
+
+	capable  [2]agreement // with one program on the tracepoint, with several
+	iterator agreement
+	address  [2]uint64 // return addresses into cap_capable
+	iterate  uint64    // return address into __traceiter_cap_capable
+	security uint64
+
+	// Distances from cap_capable's return address; the frames between are the same in both layouts.
+	caller, wrapper agreement
+	pairs           map[pairKey]*learnedPair
+}
+
+func newLearner(opts bool) *learner {
+	return &learner{opts: opts, pairs: map[pairKey]*learnedPair{}}
+}
+
+// learn takes in one stack and tells whether that can have changed what is known.
+func (l *learner) learn(s *sample) bool {
+	if s.Blocked != 0 || s.Capable == 0 || s.Caller == 0 {
+		return false
+	}
+	words := s.Words[:]
+	multi := 0
+	if s.Iterator != 0 {
+		multi = 1
+		if l.iterate != s.Iterator {
+			l.iterate, l.iterator = s.Iterator, agreement{}
+		}
+		l.iterator.add(find(words, s.Iterator, 0, 0))
+	}
+	if l.address[multi] != s.Capable {
+		l.address[multi], l.capable[multi] = s.Capable, agreement{}
+	}
+	l.capable[multi].add(find(words, s.Capable, 0, 0))
+	base, ok := l.capable[multi].settled()
+	if !ok {
+		return true
+	}
+	above := base
+	l.caller.add(find(words, s.Caller, base, above))
+	callerAfter, ok := l.caller.settled()
+	if !ok {
+		return true
+	}
+	above = base + callerAfter
+	if s.Wrapper != 0 {
+		l.security = s.Caller
+		l.wrapper.add(find(words, s.Wrapper, base, above))
+		wrapperAfter, ok := l.wrapper.settled()
+		if !ok {
+			return true
+		}
+		above = base + wrapperAfter
+	}
+	class := s.Class
+	if l.opts {
+		class = classAudited // not looked at
+	} else if s.ByCaller != 0 {
+		class = classUnknown
+	}
+	if s.Asker == 0 || class == classUnknown {
+		return true
+	}
+	key := pairKey{s.Caller, s.Wrapper}
+	p := l.pairs[key]
+	if p == nil {
+		if len(l.pairs) == pairLimit {
+			return true // the rest goes on being unwound
+		}
+		p = &learnedPair{class: class}
+		l.pairs[key] = p
+	}
+	if p.class != class {
+		p.class = classUnknown // two answers: unwind each
+	}
+	p.asker.add(find(words, s.Asker, base, above))
+	return true
+}
+
+// publish writes what is settled into v and returns the table of confirmed pairs that goes with it.
+func (l *learner) publish(v *settingValues) []pair {
+	put := func(to *layout, i int) {
+		*to = layout{Capable: ^uint64(0)}
+		if at, ok := l.capable[i].settled(); ok {
+			to.Capable, to.CapableAt = l.address[i], at
+		}
+	}
+	put(&v.Single, 0)
+	put(&v.Multi, 1)
+	if at, ok := l.iterator.settled(); ok {
+		v.Multi.Iterator, v.Multi.IteratorAt = l.iterate, at
+	} else {
+		v.Multi.Capable = ^uint64(0)
+	}
+	var known []pair
+	caller, ok := l.caller.settled()
+	if ok {
+		v.CallerAfter = caller
+		wrapper, wrapped := l.wrapper.settled()
+		v.Security, v.WrapperAfter = l.security, wrapper
+		for k, p := range l.pairs {
+			if at, ok := p.asker.settled(); ok && p.class != classUnknown && (wrapped || k.wrapper == 0) {
+				known = append(known, pair{Caller: k.caller, Wrapper: k.wrapper, AskerAfter: at, Class: p.class})
+			}
+		}
+	}
+	var table []pair
+	v.PairSeed, table = place(known, v.PairSeed)
+	return table
+}
+
+// place puts each pair on an entry of its own: the kernel side looks at one only. It keeps the seed it is given if that will
+// do, so that most changes move nothing.
+func place(known []pair, seed uint64) (uint64, []pair) {
+	for next := uint64(1); ; next++ {
+		table := make([]pair, 1<<pairBits)
+		if seed != 0 && fits(known, seed, table) {
+			return seed, table
+		}
+		// splitmix64's output function (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
+		seed = next * 0x9E3779B97F4A7C15
+		seed = (seed ^ seed>>30) * 0xBF58476D1CE4E5B9
+		seed = (seed ^ seed>>27) * 0x94D049BB133111EB
+		seed ^= seed >> 31
+	}
+}
+
+func fits(known []pair, seed uint64, table []pair) bool {
+	for _, p := range known {
+		i := (p.Caller ^ p.Wrapper<<1) * seed >> (64 - pairBits)
+		if table[i].Caller != 0 {
+			return false
+		}
+		table[i] = p
+	}
+	return true
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which kernel function asked: the peek at the stack, and the site slots. */
+#pragma once
+
+#include "unwind.h"
+
+/* peek reads the caller, the wrapper and the asker off the stack and returns the class that goes with them, or CLASS_UNKNOWN
+ * where the stack does not look as an unwind has confirmed it before.
+ *
+ * With one program on the tracepoint, bpf_trace_run5's frame lies straight on cap_capable's; with several,
+ * __traceiter_cap_capable's stands between and all offsets differ. That may change at any time while we run, so both are tried
+ * at each check, and each must show the return addresses that belong there. */
+static __always_inline u32 peek(void *ctx, u64 *asker, bool cast)
+{
+	u32 at = settings.single.capable_at;
+	u64 caller, wrapper = 0;
+	struct pair *p;
+
+	if (address(ctx, at, cast) != settings.single.capable) {
+		at = settings.multi.capable_at;
+		if (address(ctx, at, cast) != settings.multi.capable ||
+		    address(ctx, settings.multi.iterator_at, cast) != settings.multi.iterator)
+			return CLASS_UNKNOWN;
+	}
+	caller = address(ctx, at + settings.caller_after, cast);
+	if (caller == settings.security)
+		wrapper = address(ctx, at + settings.wrapper_after, cast);
+	p = &pairs[((caller ^ wrapper << 1) * settings.pair_seed) >> (64 - PAIR_BITS)];
+	if (p->caller != caller || p->wrapper != wrapper)
+		return CLASS_UNKNOWN;
+	*asker = address(ctx, at + p->asker_after, cast);
+	return p->class;
+}
+
+/* look unwinds, and shows the learner why that was necessary. told is the class where the source has it from opts. */
+static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, bool cast)
+{
+	unwind(ctx, s);
+	if (told)
+		s->sample.class = told;
+	teach(ctx, s, cast);
+	return s->sample.class;
+}
+
+static __always_inline bool same_symbol(const u8 *a, const u8 *b)
+{
+	const u64 *x = (const u64 *)a, *y = (const u64 *)b;
+	int i;
+
+	for (i = 0; i < SYMBOL_SIZE / 8; i++)
+		if (x[i] != y[i])
+			return false;
+	return true;
+}
+
+static __always_inline u32 in_module(const u8 *name)
+{
+	u32 i, found = 0;
+
+	for (i = 0; i < SYMBOL_SIZE; i++)
+		if (name[i] == '[')
+			found = 1;
+	return found;
+}
+
+/* site_slot finds or makes the slot of a key that the cache does not hold. Where no slot is free, the key's fixed one. */
+static __noinline struct site_value *site_slot(struct scratch *s, struct site_key *key)
+{
+	struct site_value *known = bpf_map_lookup_elem(&sites, key), *v = &s->site;
+	struct site_record *r;
+	u32 slot;
+
+	if (known && !known->module) {
+		*v = *known;
+		return v;
+	}
+	symbol(s->symbol, key->asker);
+	if (known) {
+		/* Modules are unloaded, and others take their place: is this still the same function? */
+		slot = known->slot;
+		r = bpf_map_lookup_elem(&site_records, &slot);
+		if (r && same_symbol(r->symbol, s->symbol)) {
+			*v = *known;
+			return v;
+		}
+	}
+	v->slot = key->what & WHAT_SITE;
+	v->module = 0;
+	if (bpf_map_pop_elem(&free_sites, &slot))
+		return v;
+	r = bpf_map_lookup_elem(&site_records, &slot);
+	if (!r)
+		return v;
+	r->asker = key->asker;
+	r->what = key->what;
+	r->created = bpf_ktime_get_boot_ns();
+	__builtin_memcpy(r->symbol, s->symbol, SYMBOL_SIZE);
+	v->slot = slot;
+	v->module = in_module(s->symbol);
+	if (!bpf_map_update_elem(&sites, key, v, known ? BPF_ANY : BPF_NOEXIST))
+		return v;
+	/* Another CPU was faster: its slot counts. */
+	bpf_map_push_elem(&free_sites, &slot, 0);
+	known = bpf_map_lookup_elem(&sites, key);
+	if (known) {
+		*v = *known;
+	} else {
+		v->slot = key->what & WHAT_SITE;
+		v->module = 0;
+	}
+	return v;
+}
+
+/* count_site counts a check under the kernel function that asked, and returns its class and its site slot. */
+static __always_inline u32 count_site(void *ctx, u32 what, u32 told, u32 *slot, bool cast)
+{
+	struct site_key key = { .set = 1 };
+	struct site_cached *c;
+	struct site_value *v;
+	u32 class, i, looked;
+	struct scratch *s;
+	u64 *n;
+
+	class = peek(ctx, &key.asker, cast);
+	looked = class == CLASS_UNKNOWN;
+	if (looked) {
+		s = my_scratch();
+		if (!s)
+			return CLASS_UNKNOWN;
+		class = look(ctx, s, told, cast);
+		key.asker = s->sample.asker;
+	} else if (told) {
+		class = told;
+	}
+again:
+	key.what = what | class << WHAT_CLASS_SHIFT;
+	i = (key.asker * 0x9E3779B97F4A7C15ull ^ (u64)key.what * 0xC2B2AE3D27D4EB4Full) >> 56;
+	c = bpf_map_lookup_elem(&site_cache, &i);
+	if (!c)
+		return CLASS_UNKNOWN;
+	if (c->key.asker == key.asker && c->key.what == key.what && c->key.set &&
+	    !(c->value.module && settings.tick - c->tick > MODULE_TRUST)) {
+		*slot = c->value.slot;
+	} else {
+		s = my_scratch();
+		if (!s)
+			return CLASS_UNKNOWN;
+		/* Never seen before: a site is made only of what an unwind has confirmed. */
+		if (!looked && !bpf_map_lookup_elem(&sites, &key))
+			goto confirm;
+		v = site_slot(s, &key);
+		c->key = key;
+		c->value = *v;
+		c->tick = settings.tick;
+		*slot = v->slot;
+	}
+	n = counter(0, *slot);
+	if (!n)
+		return CLASS_UNKNOWN;
+	if (!looked && !(*n & (confirm_every - 1))) {
+		s = my_scratch();
+		if (!s)
+			return CLASS_UNKNOWN;
+confirm:
+		class = look(ctx, s, told, cast);
+		key.asker = s->sample.asker;
+		looked = 1;
+		goto again;
+	}
+	(*n)++;
+	return class;
+}

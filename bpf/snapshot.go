@@ -1,0 +1,202 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+)
+
+// buffers are kept from one snapshot to the next.
+type buffers struct {
+	pages    []counterPage // one page on each CPU
+	counters []uint64      // summed over the CPUs, by page
+	stats    []statValues
+}
+
+// A cgroupState is what is known of a cgroup that asked for something.
+type cgroupState struct {
+	cgroup  Cgroup
+	offline uint64 // boot time; 0: it exists
+}
+
+// Snapshot reads what has been counted so far. It costs one bpf(2) call for each 512 slots, and a few more.
+func (t *Tracer) Snapshot() (*Snapshot, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clock, err := readBootClock()
+	if err != nil {
+		return nil, err
+	}
+	if err := t.readCounters(); err != nil {
+		return nil, err
+	}
+	s := &Snapshot{Time: clock.wall, Attached: t.attached, SeriesLimit: t.opts.SeriesLimit, RingRecords: t.ringRecords.Load()}
+	if err := errors.Join(t.addSites(s, clock), t.addWorkloads(s, clock), t.addLosses(s)); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// readCounters sums each slot over the CPUs.
+func (t *Tracer) readCounters() error {
+	m := t.objects.collection.Maps["counters"]
+	b := &t.buffers
+	b.counters = slices.Grow(b.counters[:0], int(m.MaxEntries())*pageSlots)[:int(m.MaxEntries())*pageSlots]
+	clear(b.counters)
+	for page := range m.MaxEntries() {
+		if err := m.Lookup(page, &b.pages); err != nil {
+			return fmt.Errorf("read the counters: %w", err)
+		}
+		sum := b.counters[page*pageSlots:][:pageSlots]
+		for cpu := range b.pages {
+			for i, n := range b.pages[cpu].Count {
+				sum[i] += n
+			}
+		}
+	}
+	return nil
+}
+
+func (t *Tracer) siteCount(slot uint32) uint64 { return t.buffers.counters[slot] }
+
+// whoCount leaves out what a slot had counted for the series that had it before.
+func (t *Tracer) whoCount(slot uint32) uint64 {
+	return t.buffers.counters[t.whoPage*pageSlots+slot] - t.life.base[slot]
+}
+
+// record reads one slot's record from a map's memory.
+func record[T any](m *ebpf.Memory, slot uint32) (*T, error) {
+	v := new(T)
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+	if _, err := m.ReadAt(raw, int64(slot)*int64(len(raw))); err != nil {
+		return nil, fmt.Errorf("read the record of slot %d: %w", slot, err)
+	}
+	return v, nil
+}
+
+func (t *Tracer) addSites(s *Snapshot, clock bootClock) error {
+	for slot := range uint32(siteFixed + t.opts.SiteLimit) {
+		n := t.siteCount(slot)
+		if n == 0 {
+			continue
+		}
+		if slot < siteFixed {
+			s.Sites = append(s.Sites, SiteCount{Check: checkOf(slot), Audited: auditedOf(slot), Overflow: true, Count: n, Created: t.attached})
+			continue
+		}
+		r, err := record[siteRecord](t.siteRecords, slot)
+		if err != nil {
+			return err
+		}
+		s.Sites = append(s.Sites, SiteCount{
+			Check: checkOf(r.What), Audited: auditedOf(r.What), Symbol: text(r.Symbol[:]), Count: n, Created: clock.time(r.Created),
+		})
+	}
+	return nil
+}
+
+func (t *Tracer) addWorkloads(s *Snapshot, clock bootClock) error {
+	for slot := range uint32(whoFixed + t.opts.SeriesLimit) {
+		n := t.whoCount(slot)
+		switch {
+		case n == 0:
+		case slot < whoBorrowed:
+			s.Workloads = append(s.Workloads, WorkloadCount{Check: checkOf(slot), Overflow: true, Count: n, Created: t.attached})
+		case slot < whoFixed:
+			s.Borrowed = append(s.Borrowed, CheckCount{Check: checkOf(slot), Count: n})
+		default:
+			r, err := record[whoRecord](t.whoRecords, slot)
+			if err != nil {
+				return err
+			}
+			if t.life.retired(slot, r.Created) {
+				continue
+			}
+			s.Series++
+			w, err := t.workload(r)
+			if err != nil {
+				return err
+			}
+			w.Count, w.Created = n, clock.time(r.Created)
+			s.Workloads = append(s.Workloads, w)
+		}
+	}
+	s.Ended = t.life.endedCounts(t.whoCount)
+	return nil
+}
+
+func (t *Tracer) workload(r *whoRecord) (WorkloadCount, error) {
+	state, err := t.cgroup(cgroupKey{Id: r.Key.Cgroup, Hierarchy: uint64(r.Key.Hierarchy)})
+	if err != nil {
+		return WorkloadCount{}, err
+	}
+	w := WorkloadCount{Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(r.Key.Kind, r.Name[:])}
+	for _, site := range r.Sites {
+		if site == 0 {
+			break
+		}
+		symbol, err := t.symbol(site - 1)
+		if err != nil {
+			return WorkloadCount{}, err
+		}
+		if !slices.Contains(w.CallSites, symbol) {
+			w.CallSites = append(w.CallSites, symbol)
+		}
+	}
+	return w, nil
+}
+
+// symbol names a site slot's kernel function.
+func (t *Tracer) symbol(slot uint32) (string, error) {
+	if slot < siteFixed {
+		return "", nil
+	}
+	r, err := record[siteRecord](t.siteRecords, slot)
+	if err != nil {
+		return "", err
+	}
+	return text(r.Symbol[:]), nil
+}
+
+// cgroup returns what the kernel side noted of a cgroup. The caller holds mu.
+func (t *Tracer) cgroup(key cgroupKey) (*cgroupState, error) {
+	if state := t.cgroups[key]; state != nil {
+		return state, nil
+	}
+	state, err := t.readCgroup(key)
+	if err == nil && state.cgroup.Path != "" {
+		t.cgroups[key] = state
+	}
+	return state, err
+}
+
+func (t *Tracer) readCgroup(key cgroupKey) (*cgroupState, error) {
+	var r cgroupRecord
+	switch err := t.objects.collection.Maps["cgroups"].Lookup(key, &r); {
+	case errors.Is(err, ebpf.ErrKeyNotExist): // there was no memory for it
+		return &cgroupState{cgroup: Cgroup{ID: key.Id}}, nil
+	case err != nil:
+		return nil, fmt.Errorf("read the path of cgroup %d: %w", key.Id, err)
+	}
+	return &cgroupState{cgroup: r.path(key.Id), offline: r.Offline}, nil
+}
+
+func (t *Tracer) addLosses(s *Snapshot) error {
+	if err := t.objects.collection.Maps["stats"].Lookup(uint32(0), &t.buffers.stats); err != nil {
+		return fmt.Errorf("read the statistics: %w", err)
+	}
+	for _, v := range t.buffers.stats {
+		s.RingLost += v.Lost
+		s.RingWithheld += v.Withheld
+		s.Unwinds += v.Unwinds
+	}
+	stats, err := t.objects.program.Stats()
+	if err != nil {
+		return fmt.Errorf("read how often the kernel skipped the BPF program: %w", err)
+	}
+	s.MissedRuns = stats.RecursionMisses
+	return nil
+}

@@ -1,0 +1,215 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// A peekMode is how the kernel side reads words off the stack.
+type peekMode int
+
+const (
+	peekCast  peekMode = iota // plain loads, after bpf_rdonly_cast
+	peekProbe                 // bpf_probe_read_kernel
+)
+
+// features are what the kernel's BTF says it can do. They are looked up by name: probing by loading programs would make
+// capability checks of its own, some of them denied.
+type features struct {
+	kernel   *btf.Spec
+	cast     bool // the kfunc bpf_rdonly_cast
+	snprintf bool // the helper bpf_snprintf
+	ptRegs   bool // the helper bpf_task_pt_regs
+	rmdir    bool // the tracepoint cgroup_rmdir
+	memcg    bool // map memory counts against the memory cgroup, and not against RLIMIT_MEMLOCK (5.11)
+}
+
+func probeFeatures() (*features, error) {
+	kernel, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's BTF: %w; it needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys/kernel/btf/vmlinux to be readable", err)
+	}
+	f := &features{kernel: kernel, cast: hasFunc(kernel, "bpf_rdonly_cast"), rmdir: hasTypedef(kernel, "btf_trace_cgroup_rmdir")}
+	var helpers *btf.Enum
+	if err := kernel.TypeByName("bpf_func_id", &helpers); err != nil {
+		return nil, fmt.Errorf("find the kernel's BPF helpers in its BTF: %w", err)
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(helpers.Values, func(v btf.EnumValue) bool { return v.Name == name })
+	}
+	var bpfMap *btf.Struct
+	if err := kernel.TypeByName("bpf_map", &bpfMap); err != nil {
+		return nil, fmt.Errorf("find struct bpf_map in the kernel's BTF: %w", err)
+	}
+	f.memcg = slices.ContainsFunc(bpfMap.Members, func(m btf.Member) bool { return m.Name == "memcg" || m.Name == "objcg" })
+	f.snprintf = has("BPF_FUNC_snprintf")
+	f.ptRegs = has("BPF_FUNC_task_pt_regs")
+	return f, nil
+}
+
+func hasFunc(kernel *btf.Spec, name string) bool {
+	var fn *btf.Func
+	return kernel.TypeByName(name, &fn) == nil
+}
+
+func hasTypedef(kernel *btf.Spec, name string) bool {
+	var t *btf.Typedef
+	return kernel.TypeByName(name, &t) == nil
+}
+
+// A source is one way to see the kernel's capability checks.
+type source struct {
+	name    Source
+	opts    bool // it carries opts, which tell audited
+	load    func() (*ebpf.CollectionSpec, error)
+	program [2]string // by peekMode
+	present func(*btf.Spec) bool
+	missing string // what present looks for
+}
+
+// sources lists them in the order in which they are tried.
+func sources() []source {
+	return []source{{
+		name:    SourceTracepoint,
+		load:    loadTracepoint,
+		program: [2]string{"tracepoint", "tracepoint_probe"},
+		present: func(kernel *btf.Spec) bool { return hasTypedef(kernel, "btf_trace_cap_capable") },
+		missing: "the tracepoint cap_capable (Linux 6.14 and later)",
+	}, {
+		name:    SourceFexit,
+		opts:    true,
+		load:    loadFexit,
+		program: [2]string{"fexit", "fexit_probe"},
+		present: func(kernel *btf.Spec) bool { return hasFunc(kernel, "cap_capable") },
+		missing: "the function cap_capable in its BTF",
+	}}
+}
+
+const programGone = "cgroup_gone"
+
+// errAbsent is the cause of a Refusal with the reason "absent".
+var errAbsent = errors.New("the kernel lacks it")
+
+// objects are a loaded and attached source.
+type objects struct {
+	collection *ebpf.Collection
+	program    *ebpf.Program
+	links      []link.Link
+}
+
+func (o *objects) close() error {
+	var errs []error
+	for _, l := range o.links {
+		errs = append(errs, l.Close())
+	}
+	if o.collection != nil {
+		o.collection.Close()
+	}
+	return errors.Join(errs...)
+}
+
+// open loads the source. Nothing is counted until attach.
+func (s source) open(f *features, mode peekMode, opts Options) (*objects, error) {
+	if !s.present(f.kernel) {
+		return nil, fmt.Errorf("%w: %s", errAbsent, s.missing)
+	}
+	spec, err := s.load()
+	if err != nil {
+		return nil, fmt.Errorf("read the BPF object: %w", err)
+	}
+	for name := range spec.Programs {
+		if name != s.program[mode] && (name != programGone || !f.rmdir) {
+			delete(spec.Programs, name)
+		}
+	}
+	if err := size(spec, f, opts); err != nil {
+		return nil, err
+	}
+	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
+		Programs: ebpf.ProgramOptions{KernelTypes: f.kernel},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load the BPF objects: %w", err)
+	}
+	return &objects{collection: c, program: c.Programs[s.program[mode]]}, nil
+}
+
+// size gives the maps their sizes and the constants their values.
+func size(spec *ebpf.CollectionSpec, f *features, opts Options) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("count the CPUs: %w", err)
+	}
+	sitePages := (siteFixed + opts.SiteLimit + pageSlots - 1) / pageSlots
+	whoPages := (whoFixed + opts.SeriesLimit + pageSlots - 1) / pageSlots
+	for name, entries := range map[string]int{
+		"counters":     sitePages + whoPages,
+		"free_sites":   opts.SiteLimit,
+		"free_whos":    opts.SeriesLimit,
+		"site_records": siteFixed + opts.SiteLimit,
+		"who_records":  whoFixed + opts.SeriesLimit,
+		// An element that one CPU is about to give up is still taken while others look for a free one.
+		"sites":   opts.SiteLimit + 4*cpus,
+		"whos":    opts.SeriesLimit + 4*cpus,
+		"cgroups": opts.SeriesLimit + 4*cpus,
+		"ring":    opts.RingSize,
+	} {
+		spec.Maps[name].MaxEntries = uint32(entries)
+	}
+	for name, value := range map[string]uint32{
+		"who_page":      uint32(sitePages),
+		"has_snprintf":  number(f.snprintf),
+		"has_pt_regs":   number(f.ptRegs),
+		"denial_burst":  opts.denialBurst,
+		"confirm_every": opts.confirmEvery,
+	} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set the BPF object's %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func number(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// attach begins to count.
+func (o *objects) attach() error {
+	for name, p := range o.collection.Programs {
+		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+		if err != nil {
+			return fmt.Errorf("attach the BPF program %s: %w", name, err)
+		}
+		o.links = append(o.links, l)
+	}
+	return nil
+}
+
+// reasonOf sorts what stood in the way of a source, for capability_exporter_source_refused_info.
+func (f *features) reasonOf(err error) string {
+	switch {
+	case errors.Is(err, errAbsent), errors.Is(err, ebpf.ErrNotSupported):
+		return "absent"
+	case errors.Is(err, unix.EPERM) && !f.memcg && memlockLimited():
+		return "memlock"
+	case errors.Is(err, unix.EPERM):
+		return "permission"
+	}
+	return "verifier"
+}
+
+func memlockLimited() bool {
+	var limit unix.Rlimit
+	err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit)
+	return err == nil && limit.Cur != unix.RLIM_INFINITY
+}

@@ -1,0 +1,298 @@
+// Package bpf counts the kernel's capability checks in the kernel itself, and reads what was counted.
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+)
+
+// Options say how much to keep. The zero value is good for most machines.
+type Options struct {
+	SeriesLimit int           // workload slots; 0: 4096
+	SiteLimit   int           // call site slots; 0: 4096
+	RingSize    int           // bytes, a power of two and a multiple of the page size; 0: 256 KiB
+	Retention   time.Duration // how long a series is still served after its cgroup is gone; 0: 5 minutes
+	Proc        string        // where procfs is mounted; "": /proc
+	Logger      *slog.Logger  // nil: none
+	// Announce is called for each record of the ring buffer, by one goroutine; while it runs the ring fills. nil: dropped.
+	Announce func(Announcement)
+
+	// What only tests change.
+	sources      []Source
+	peek         *peekMode
+	denialBurst  uint32
+	confirmEvery uint32
+	quarantine   time.Duration
+	holdReader   <-chan struct{} // the ring's reader waits for it
+}
+
+func (o *Options) setDefaults() {
+	set := func(v *int, to int) {
+		if *v == 0 {
+			*v = to
+		}
+	}
+	set(&o.SeriesLimit, 4096)
+	set(&o.SiteLimit, 4096)
+	set(&o.RingSize, 256<<10)
+	if o.Retention == 0 {
+		o.Retention = 5 * time.Minute
+	}
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Announce == nil {
+		o.Announce = func(Announcement) {}
+	}
+	if o.denialBurst == 0 {
+		o.denialBurst = 5
+	}
+	if o.confirmEvery == 0 {
+		o.confirmEvery = 8192
+	}
+	if o.quarantine == 0 {
+		o.quarantine = time.Minute
+	}
+}
+
+// windowTicks is the number of seconds in which a key may announce denialBurst denials.
+const windowTicks = 60
+
+// A Tracer counts every capability check from Open to Close. Its methods are safe for concurrent use.
+type Tracer struct {
+	opts     Options
+	features *features
+	source   source
+	objects  *objects
+	refused  []Refusal
+	attached time.Time
+
+	siteRecords, whoRecords *ebpf.Memory
+	ring, samples           *ringbuf.Reader
+	ringRecords             atomic.Uint64
+	stop                    chan struct{}
+	running                 sync.WaitGroup
+
+	mu        sync.Mutex // guards all below
+	settings  settingValues
+	hierarchy hierarchy
+	whoPage   uint32
+	cgroups   map[cgroupKey]*cgroupState
+	life      lifecycle
+	buffers   buffers
+}
+
+// Open tries the sources in order, and counts with the first that the kernel lets it have. It needs RequiredCapabilities.
+//
+// Its error joins what stood in the way of each source; errors.Is(err, unix.EPERM) holds if the kernel refused one.
+func Open(opts Options) (*Tracer, error) {
+	opts.setDefaults()
+	f, err := probeFeatures()
+	if err != nil {
+		return nil, err
+	}
+	t := &Tracer{opts: opts, features: f, stop: make(chan struct{}), cgroups: map[cgroupKey]*cgroupState{}, life: newLifecycle()}
+	mode := peekProbe
+	if f.cast {
+		mode = peekCast
+	}
+	if opts.peek != nil {
+		mode = *opts.peek
+	}
+	var errs []error
+	for _, s := range sources() {
+		if opts.sources != nil && opts.sources[0] != s.name {
+			continue
+		}
+		t.objects, err = s.open(f, mode, opts)
+		if err == nil {
+			t.source = s
+			break
+		}
+		r := Refusal{Source: s.name, Reason: f.reasonOf(err), Err: err}
+		t.refused = append(t.refused, r)
+		opts.Logger.Warn("source refused", "source", s.name, "reason", r.Reason, "err", err)
+		errs = append(errs, fmt.Errorf("source %s (%s): %w", s.name, r.Reason, err))
+	}
+	if t.objects == nil {
+		return nil, fmt.Errorf("no way to see the kernel's capability checks: %w", errors.Join(errs...))
+	}
+	if err := t.start(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	opts.Logger.Info("counting capability checks", "source", t.source.name, "audit", t.Info().Audit, "cgroups", t.hierarchy.name)
+	return t, nil
+}
+
+// start fills the maps, attaches, and starts what runs beside the kernel side.
+func (t *Tracer) start() (err error) {
+	maps := t.objects.collection.Maps
+	for name, role := range roles() {
+		var key [symbolSize]byte
+		copy(key[:], name)
+		if err := maps["roles"].Put(key, role); err != nil {
+			return fmt.Errorf("fill the table of kernel functions: %w", err)
+		}
+	}
+	fill := func(name string, first, n int) error {
+		for slot := first; slot < first+n; slot++ {
+			if err := maps[name].Put(nil, uint32(slot)); err != nil {
+				return fmt.Errorf("fill %s: %w", name, err)
+			}
+		}
+		return nil
+	}
+	if err := errors.Join(fill("free_sites", siteFixed, t.opts.SiteLimit), fill("free_whos", whoFixed, t.opts.SeriesLimit)); err != nil {
+		return err
+	}
+	if t.siteRecords, err = maps["site_records"].Memory(); err != nil {
+		return fmt.Errorf("map the call site records: %w", err)
+	}
+	if t.whoRecords, err = maps["who_records"].Memory(); err != nil {
+		return fmt.Errorf("map the workload records: %w", err)
+	}
+	if err := t.objects.collection.Variables["who_page"].Get(&t.whoPage); err != nil {
+		return fmt.Errorf("read who_page: %w", err)
+	}
+	if err := t.objects.collection.Variables["settings"].Get(&t.settings); err != nil {
+		return fmt.Errorf("read the settings: %w", err)
+	}
+	if t.ring, err = ringbuf.NewReader(maps["ring"]); err != nil {
+		return fmt.Errorf("open the ring buffer: %w", err)
+	}
+	if t.samples, err = ringbuf.NewReader(maps["samples"]); err != nil {
+		return fmt.Errorf("open the learner's ring buffer: %w", err)
+	}
+	if err := t.chooseHierarchy(); err != nil {
+		return err
+	}
+	t.attached = time.Now()
+	if err := t.objects.attach(); err != nil {
+		return err
+	}
+	t.running.Go(t.readRing)
+	t.running.Go(t.learn)
+	t.running.Go(t.keepHouse)
+	return nil
+}
+
+// Info tells what Open settled on.
+func (t *Tracer) Info() Info {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	info := Info{Source: t.source.name, Audit: "callsite", Cgroups: t.hierarchy.name, Refused: t.refused}
+	if t.source.opts {
+		info.Audit = "opts"
+	}
+	return info
+}
+
+// Close stops counting and frees what Open took.
+func (t *Tracer) Close() error {
+	var errs []error
+	if t.ring != nil {
+		errs = append(errs, t.ring.Close())
+	}
+	if t.samples != nil {
+		errs = append(errs, t.samples.Close())
+	}
+	close(t.stop)
+	t.running.Wait()
+	return errors.Join(append(errs, t.objects.close())...)
+}
+
+// chooseHierarchy looks which cgroup hierarchy tells workloads apart, and hands it to the kernel side.
+func (t *Tracer) chooseHierarchy() error {
+	h, err := chooseHierarchy(t.opts.Proc, t.features.kernel)
+	if err != nil {
+		return fmt.Errorf("choose the cgroup hierarchy: %w", err)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.hierarchy = h
+	return t.set(func(v *settingValues) { v.CgroupAt, v.Hierarchy = h.at, h.index })
+}
+
+// set changes the kernel side's settings. The caller holds mu.
+func (t *Tracer) set(change func(*settingValues)) error {
+	change(&t.settings)
+	if err := t.objects.collection.Variables["settings"].Set(t.settings); err != nil {
+		return fmt.Errorf("write the BPF program's settings: %w", err)
+	}
+	return nil
+}
+
+// keepHouse is the kernel side's clock, looks for series that have ended, and looks again which hierarchy is in use.
+func (t *Tracer) keepHouse() {
+	second := time.NewTicker(time.Second)
+	defer second.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-t.stop:
+			return
+		case <-second.C:
+		}
+		t.mu.Lock()
+		err := t.set(func(v *settingValues) {
+			v.Tick++
+			v.Window = v.Tick / windowTicks
+		})
+		if n%10 == 0 {
+			err = errors.Join(err, t.endSeries())
+		}
+		t.mu.Unlock()
+		if n%60 == 0 {
+			err = errors.Join(err, t.chooseHierarchy())
+		}
+		if err != nil {
+			t.opts.Logger.Error("housekeeping failed", "err", err)
+		}
+	}
+}
+
+// learn takes in the stacks that the kernel side had to unwind, and gives it the offsets they show.
+func (t *Tracer) learn() {
+	// A check that the kernel makes of its own accord at each mapping (no-audit), so that an idle machine teaches, too.
+	for range 2 * agreed {
+		if page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON); err == nil {
+			_ = unix.Munmap(page)
+		}
+	}
+	l := newLearner(t.source.opts)
+	var record ringbuf.Record
+	for t.samples.ReadInto(&record) == nil {
+		s, err := decode[sample](record.RawSample)
+		if err == nil && l.learn(s) {
+			err = t.teach(l)
+		}
+		if err != nil {
+			t.opts.Logger.Error("could not learn from a stack", "err", err)
+		}
+	}
+}
+
+// teach hands what the learner knows to the kernel side.
+func (t *Tracer) teach(l *learner) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before := t.settings
+	table := l.publish(&t.settings)
+	if err := t.objects.collection.Variables["pairs"].Set(table); err != nil {
+		return fmt.Errorf("write the confirmed call paths: %w", err)
+	}
+	if t.settings == before {
+		return nil
+	}
+	return t.set(func(*settingValues) {})
+}

@@ -1,0 +1,152 @@
+package bpf
+
+import "time"
+
+// Check is what every counter is split by: one capability, whether it was
+// granted, and of which kind of user namespace it was asked.
+type Check struct {
+	Capability uint8 // number as in linux/capability.h, 0 to 63
+	Denied     bool  // cap_capable answered -EPERM
+	UserNS     bool  // asked of another than the initial user namespace
+}
+
+// Audited says whether a check was made to use the capability or only to look.
+type Audited uint8
+
+const (
+	// AuditedUnknown is a check whose class even an unwind could not tell.
+	AuditedUnknown Audited = iota
+	// AuditedNo is a check made with CAP_OPT_NOAUDIT.
+	AuditedNo
+	// AuditedYes is a check made without it.
+	AuditedYes
+)
+
+// CheckCount is the number of checks of one kind.
+type CheckCount struct {
+	Check
+	Count uint64
+}
+
+// SiteCount is the number of checks of one kind that one kernel function asked for.
+type SiteCount struct {
+	Check
+	Audited Audited
+	// Symbol is the kernel's own name of the function that called the
+	// wrapper (capable, ns_capable, ...), for instance "path_mount" or
+	// "packet_create [af_packet]". It is empty where no name can be had.
+	Symbol string
+	// Overflow is set for the slots that count what found the table of call sites full.
+	Overflow bool
+	Count    uint64
+	Created  time.Time
+}
+
+// ProcessKind tells a process that has an executable from those that have none.
+type ProcessKind uint8
+
+const (
+	// ProcessFile has an executable; Name is its file name.
+	ProcessFile ProcessKind = iota
+	// ProcessKernel is a kernel thread.
+	ProcessKernel
+	// ProcessExiting is a task that has already given up its memory.
+	ProcessExiting
+)
+
+// Process is the executable behind a check.
+type Process struct {
+	Kind ProcessKind
+	// Name is the executable's file name as the kernel holds it: up to 255
+	// bytes of anything but NUL and slash, chosen by unprivileged users.
+	Name string
+}
+
+// Cgroup is where the asking task stood.
+type Cgroup struct {
+	ID uint64 // kernfs node id
+	// Path is absolute ("/" is the root) and raw: like a process name it may
+	// hold any byte but NUL. It is empty where it could not be had.
+	Path string
+	// Truncated is set where Path has lost its first components, being too
+	// long for the kernel side's buffer.
+	Truncated bool
+}
+
+// WorkloadCount is the number of audited checks of one kind that one
+// executable in one cgroup asked for.
+type WorkloadCount struct {
+	Check
+	Cgroup  Cgroup
+	Process Process
+	// Overflow is set for the slots that count what found the table of
+	// workloads full; Cgroup and Process are zero there.
+	Overflow bool
+	Count    uint64
+	Created  time.Time
+	// CallSites names the first few kernel functions that asked, as SiteCount.Symbol does.
+	CallSites []string
+}
+
+// Snapshot is everything the kernel side has counted, read at one time.
+// Counters only grow from one snapshot to the next; slots with equal labels
+// may stand in it more than once.
+type Snapshot struct {
+	Time      time.Time
+	Attached  time.Time // when counting began
+	Sites     []SiteCount
+	Workloads []WorkloadCount
+	Borrowed  []CheckCount // audited, under credentials that are not the task's own
+	Ended     []CheckCount // what series of workloads that are gone had counted
+
+	RingRecords  uint64 // announcements read from the ring buffer
+	RingLost     uint64 // announcements that found it full
+	RingWithheld uint64 // denials counted but not announced (rate limit)
+	Unwinds      uint64 // checks whose stack had to be unwound
+	MissedRuns   uint64 // times the kernel skipped the program
+
+	Series      int // workload slots in use
+	SeriesLimit int
+}
+
+// Announcement is one record of the ring buffer: a key seen for the first
+// time, or a denial.
+type Announcement struct {
+	Time time.Time
+	New  bool // the first check of this key
+	Check
+	Cgroup   Cgroup
+	Process  Process
+	Overflow bool // the key found the table full and stands under _other
+	Borrowed bool // under credentials that are not the task's own
+	TGID     uint32
+	TID      uint32
+	UID      uint32 // real user id, as the initial user namespace sees it
+	Syscall  int64  // the machine's own system call number; -1 where the check was made outside of one
+	Symbol   string // as SiteCount.Symbol
+}
+
+// Source is a way to see the kernel's capability checks.
+type Source string
+
+const (
+	// SourceTracepoint is tp_btf/cap_capable (Linux 6.14 and later).
+	SourceTracepoint Source = "tracepoint"
+	// SourceFexit is fexit/cap_capable.
+	SourceFexit Source = "fexit"
+)
+
+// Refusal says why a source that was tried is not in use.
+type Refusal struct {
+	Source Source
+	Reason string // absent, permission, verifier or memlock
+	Err    error
+}
+
+// Info is what a Tracer settled on when it was opened.
+type Info struct {
+	Source  Source
+	Audit   string // "callsite" or "opts": how audited is told
+	Cgroups string // "v2", or the v1 hierarchy's name
+	Refused []Refusal
+}

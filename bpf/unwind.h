@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* The slow and certain way: unwind the stack, name its functions, and tell from the names what the check was. It is taken for
+ * what has not been seen before, for what the peek cannot verify, and from time to time for the rest. */
+#pragma once
+
+#include "counter.h"
+
+/* symbol writes the name of the function that holds the call before the return address ip, e.g. "capable" or
+ * "packet_create [af_packet]", and fills the rest with NULs so that it can be a key. No name: all NULs. */
+static __noinline int symbol(u8 *to, u64 ip)
+{
+	static const char format[] = "%ps";
+	u64 call = ip - 1; /* after a call that does not return, ip is already the next function's */
+	u64 *words = (u64 *)to;
+	int i;
+
+	for (i = 0; i < SYMBOL_SIZE / 8; i++)
+		words[i] = 0;
+	if (!has_snprintf || !ip)
+		return 0;
+	return bpf_snprintf((char *)to, SYMBOL_SIZE, format, &call, sizeof(call));
+}
+
+/* role_of tells which of abi.h's roles the function of a return address plays. A global function, so that the verifier looks
+ * at it once and not for each frame. */
+__noinline __attribute__((visibility("default"))) u32 role_of(u64 ip)
+{
+	u32 *known = bpf_map_lookup_elem(&functions, &ip), role, i, end = 0;
+	struct scratch *s;
+
+	if (known)
+		return *known;
+	s = my_scratch();
+	if (!s)
+		return ROLE_NONE;
+	symbol(s->symbol, ip);
+	/* bpf_trampoline_%llu: comes and goes, so it is not remembered. */
+	if (*(u64 *)s->symbol == *(u64 *)"bpf_tram")
+		return ROLE_TRAMPOLINE;
+	/* The compiler's suffixes vary by build: .isra.0, .constprop.0, .part.0, .cold. A module's function keeps its
+	 * " [module]", so that it cannot pass for one of the kernel's own. */
+	for (i = 0; i < SYMBOL_SIZE; i++) {
+		if (s->symbol[i] == '.')
+			end = 1;
+		if (end)
+			s->symbol[i] = 0;
+	}
+	known = bpf_map_lookup_elem(&roles, s->symbol);
+	if (!known)
+		return ROLE_NONE;
+	role = *known;
+	bpf_map_update_elem(&functions, &ip, &role, BPF_ANY);
+	return role;
+}
+
+enum { SEEK, CALLER, WRAPPER, BY_CALLER, ASKER, DONE };
+
+/* unwind fills s->sample but for its words. What cannot be told is CLASS_UNKNOWN, and an asker that cannot be found is 0. */
+static __noinline int unwind(void *ctx, struct scratch *s)
+{
+	struct sample *f = &s->sample;
+	u32 state = SEEK, above_trampoline = 0, role, i, frames;
+	struct stat_values *st = my_stats();
+	long n;
+	u64 ip;
+
+	f->capable = f->iterator = f->caller = f->wrapper = f->asker = 0;
+	f->class = CLASS_UNKNOWN;
+	f->blocked = f->by_caller = 0;
+	if (st)
+		st->unwinds++;
+	n = bpf_get_stack(ctx, s->ips, sizeof(s->ips), 0);
+	if (n <= 0)
+		return 0;
+	frames = n / 8;
+	for (i = 0; i < FRAMES; i++) {
+		if (i >= frames)
+			break;
+		ip = s->ips[i];
+		role = role_of(ip);
+		if (state == ASKER) {
+			/* Somebody's fexit on the wrapper: its trampoline, then the wrapper's own first bytes. */
+			if (role == ROLE_TRAMPOLINE || (above_trampoline && role != ROLE_NONE)) {
+				above_trampoline = 1;
+				continue;
+			}
+			f->asker = ip;
+			break;
+		}
+		if (state == SEEK) {
+			if (role == ROLE_CAPABLE) {
+				f->capable = ip;
+				state = CALLER;
+				continue;
+			}
+			if (role == ROLE_ITERATOR)
+				f->iterator = ip;
+			if (role != ROLE_AUDITED && role != ROLE_NOAUDIT && role != ROLE_BY_CALLER)
+				continue;
+			/* A compiler that put cap_capable's body into its caller. */
+			f->blocked = 1;
+			state = CALLER;
+		}
+		if (state == BY_CALLER) {
+			f->asker = ip;
+			if (role == ROLE_CALLER_AUDITED)
+				f->class = CLASS_AUDITED;
+			else if (role == ROLE_CALLER_NOAUDIT)
+				f->class = CLASS_NOAUDIT;
+			break;
+		}
+		if (state == CALLER) {
+			if (role == ROLE_TRAMPOLINE || role == ROLE_CAPABLE) {
+				f->blocked = 1;
+				continue;
+			}
+			f->caller = ip;
+			if (role == ROLE_SECURITY) {
+				state = WRAPPER;
+				continue;
+			}
+		} else {
+			f->wrapper = ip;
+		}
+		state = ASKER;
+		if (role == ROLE_AUDITED) {
+			f->class = CLASS_AUDITED;
+		} else if (role == ROLE_NOAUDIT) {
+			f->class = CLASS_NOAUDIT;
+		} else if (role == ROLE_BY_CALLER) {
+			f->by_caller = 1;
+			state = BY_CALLER;
+		}
+	}
+	return 0;
+}
+
+/* teach shows user space the stack just unwound, a few times in each window. */
+static __always_inline void teach(void *ctx, struct scratch *s, bool cast)
+{
+	struct stat_values *st = my_stats();
+	int i;
+
+	if (!st || !s->sample.capable)
+		return;
+	if (st->sampled_tick != settings.tick) {
+		st->sampled_tick = settings.tick;
+		st->sampled = 0;
+	}
+	if (st->sampled >= 64)
+		return;
+	st->sampled++;
+	for (i = 0; i < WORDS; i++)
+		s->sample.words[i] = address(ctx, i * 8, cast);
+	bpf_ringbuf_output(&samples, &s->sample, sizeof(s->sample), 0);
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Which workload and process asked: the key, its slot, its names, and what is announced of it. */
+#pragma once
+
+#include "counter.h"
+
+/* node_of finds the current task's cgroup in the chosen hierarchy. */
+static __noinline struct kernfs_node *node_of(struct css_set *set, u32 *flags)
+{
+	struct cgroup_subsys_state *css = NULL;
+	struct cgroup *cgroup = NULL;
+	struct kernfs_node *kn = NULL;
+
+	if (settings.hierarchy) {
+		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + settings.cgroup_at);
+		READ(cgroup, css->cgroup);
+	} else {
+		READ(cgroup, set->dfl_cgrp);
+	}
+	READ(kn, cgroup->kn);
+	READ(*flags, cgroup->self.flags);
+	return kn;
+}
+
+static __noinline u64 cgroup_id_slowly(struct css_set *set)
+{
+	struct kernfs_node *kn;
+	u32 flags = 0;
+	u64 id = 0;
+
+	kn = node_of(set, &flags);
+	READ(id, kn->id);
+	return id;
+}
+
+static __always_inline u64 cgroup_id(struct task_struct *task, bool cast)
+{
+	struct css_set *set = task->cgroups;
+	struct cgroup_subsys_state *css;
+
+	if (!settings.hierarchy)
+		return set->dfl_cgrp->kn->id;
+	if (!cast)
+		return cgroup_id_slowly(set);
+	css = bpf_rdonly_cast((void *)word(set, settings.cgroup_at, cast),
+			      __builtin_btf_type_id(*(struct cgroup_subsys_state *)0, BPF_TYPE_ID_TARGET));
+	return css->cgroup->kn->id;
+}
+
+static __always_inline void fill_key(struct who_key *key, struct task_struct *task, bool cast)
+{
+	struct mm_struct *mm = task->mm;
+	struct file *exe;
+
+	key->cgroup = cgroup_id(task, cast);
+	key->hierarchy = settings.hierarchy;
+	if (task->flags & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
+		key->kind = KIND_KERNEL;
+		return;
+	}
+	exe = mm ? mm->exe_file : NULL;
+	if (!exe) {
+		key->kind = KIND_EXITING;
+		return;
+	}
+	key->inode = exe->f_inode->i_ino;
+	key->generation = exe->f_inode->i_generation;
+	key->device = exe->f_inode->i_sb->s_dev;
+	key->name_hash = exe->f_path.dentry->d_name.hash;
+}
+
+/* borrowed tells whether a check is made with the rights of another than the task. A different pointer alone says nothing:
+ * access(2) swaps in a copy of the task's own (fs/open.c, access_override_creds). */
+static __noinline bool borrowed(const struct cred *cred, const struct cred *own)
+{
+	struct {
+		kuid_t uid, euid, suid;
+		u32 unused;
+		kernel_cap_t permitted;
+		struct user_namespace *user_ns;
+	} a = {}, b = {};
+
+	READ(a.uid, cred->uid);
+	READ(a.euid, cred->euid);
+	READ(a.suid, cred->suid);
+	READ(a.permitted, cred->cap_permitted);
+	READ(a.user_ns, cred->user_ns);
+	READ(b.uid, own->uid);
+	READ(b.euid, own->euid);
+	READ(b.suid, own->suid);
+	READ(b.permitted, own->cap_permitted);
+	READ(b.user_ns, own->user_ns);
+	return a.uid.val != b.uid.val || a.euid.val != b.euid.val || a.suid.val != b.suid.val ||
+	       a.permitted.val != b.permitted.val || a.user_ns != b.user_ns;
+}
+
+/* name_process writes the file name of the current task's executable. */
+static __always_inline void name_process(u8 *to, u32 kind)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	const unsigned char *name;
+	struct mm_struct *mm = task->mm;
+	struct file *exe;
+
+	to[0] = 0;
+	exe = mm ? mm->exe_file : NULL;
+	if (kind != KIND_FILE || !exe)
+		return;
+	name = exe->f_path.dentry->d_name.name;
+	bpf_probe_read_kernel_str(to, NAME_SIZE, name);
+}
+
+/* name_cgroup keeps the path of the current task's cgroup, once for each cgroup. */
+static __noinline int name_cgroup(struct who_key *who)
+{
+	struct cgroup_key key = { .id = who->cgroup, .hierarchy = who->hierarchy };
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct kernfs_node *kn, *parent;
+	struct cgroup_record *r;
+	struct scratch *s;
+	const char *name;
+	u32 i, flags = 0;
+	long n;
+
+	if (bpf_map_lookup_elem(&cgroups, &key))
+		return 0;
+	s = my_scratch();
+	if (!s)
+		return 0;
+	r = &s->cgroup;
+	r->len = 0;
+	r->truncated = 1;
+	kn = node_of(task->cgroups, &flags);
+	r->offline = flags & CSS_ONLINE ? 0 : bpf_ktime_get_boot_ns();
+	for (i = 0; i < 64; i++) {
+		parent = NULL;
+		if (FIELD_EXISTS(kn->__parent))
+			READ(parent, kn->__parent);
+		else
+			READ(parent, ((struct kernfs_node___old *)kn)->parent);
+		if (!parent) {
+			r->truncated = 0;
+			break;
+		}
+		if (r->len >= PATH_SIZE)
+			break;
+		name = NULL;
+		READ(name, kn->name);
+		n = bpf_probe_read_kernel_str(&r->names[r->len & (PATH_SIZE - 1)], NAME_SIZE, name);
+		if (n <= 0)
+			break;
+		r->len += n;
+		kn = parent;
+	}
+	bpf_map_update_elem(&cgroups, &key, r, BPF_NOEXIST);
+	return 0;
+}
+
+/* announce tells user space of a new key or of a denial, the latter a few times in each window. A full ring is counted and
+ * loses no name: those stand in the maps. */
+static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fresh)
+{
+	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct stat_values *st = my_stats();
+	struct announcement *a;
+	u32 window = settings.window;
+
+	if (!r || !st)
+		return 0;
+	if (key->what & WHAT_DENIED) {
+		if (r->burst_window != window) {
+			r->burst_window = window;
+			r->burst = 0;
+		}
+		if (r->burst >= denial_burst && !fresh) {
+			st->withheld++;
+			return 0;
+		}
+		r->burst++;
+	}
+	name_cgroup(key);
+	a = bpf_ringbuf_reserve(&ring, sizeof(*a), 0);
+	if (!a) {
+		st->lost++;
+		return 0;
+	}
+	a->time = bpf_ktime_get_boot_ns();
+	a->cgroup = key->cgroup;
+	a->hierarchy = key->hierarchy;
+	a->syscall = -1;
+	if (has_pt_regs) {
+#if defined(__TARGET_ARCH_x86)
+		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(task);
+
+		READ(a->syscall, regs->orig_ax);
+#elif defined(__TARGET_ARCH_arm64)
+		struct pt_regs___arm64 *regs = (void *)bpf_task_pt_regs(task);
+		s32 number = -1;
+
+		READ(number, regs->syscallno);
+		a->syscall = number;
+#endif
+	}
+	a->tgid = task->tgid;
+	a->tid = task->pid;
+	a->uid = task->real_cred->uid.val;
+	a->site = site;
+	a->slot = slot;
+	a->what = key->what;
+	a->kind = key->kind;
+	a->fresh = fresh;
+	name_process(a->name, key->kind);
+	st->announced++;
+	bpf_ringbuf_submit(a, 0);
+	return 0;
+}
+
+/* note_site keeps the first few kernel functions that asked for a key. */
+static __noinline int note_site(u32 slot, u32 site)
+{
+	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
+	u32 i;
+
+	if (!r || slot < WHO_FIXED)
+		return 0;
+	for (i = 0; i < WHO_SITES; i++) {
+		if (r->sites[i] == site + 1)
+			break;
+		if (!r->sites[i]) {
+			r->sites[i] = site + 1;
+			break;
+		}
+	}
+	return 0;
+}
+
+enum { FRESH = 1u << 31 };
+
+/* who_slot finds or makes the slot of a key that the cache does not hold: `_other` where none is free. FRESH is set in what it
+ * returns when this is the key's first check. */
+static __noinline u32 who_slot(struct who_key *key)
+{
+	u32 *known = bpf_map_lookup_elem(&whos, key), slot, i;
+	struct who_record *r;
+
+	if (known)
+		return *known;
+	if (bpf_map_pop_elem(&free_whos, &slot))
+		return key->what & WHAT_WHO;
+	r = bpf_map_lookup_elem(&who_records, &slot);
+	if (!r)
+		return key->what & WHAT_WHO;
+	r->key = *key;
+	r->created = bpf_ktime_get_boot_ns();
+	for (i = 0; i < WHO_SITES; i++)
+		r->sites[i] = 0;
+	r->burst_window = r->burst = 0;
+	name_process(r->name, key->kind);
+	name_cgroup(key);
+	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST))
+		return slot | FRESH;
+	/* Another CPU was faster: its slot counts. */
+	bpf_map_push_elem(&free_whos, &slot, 0);
+	known = bpf_map_lookup_elem(&whos, key);
+	return known ? *known : key->what & WHAT_WHO;
+}
+
+/* count_who counts an audited check under who asked. */
+static __always_inline int count_who(const struct cred *cred, u32 what, u32 site, bool cast)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct who_key key = { .what = what };
+	const u64 *a, *b = (const u64 *)&key;
+	const struct cred *own;
+	struct who_cached *c;
+	u32 slot, fresh = 0, epoch, i;
+	u64 *n, hash;
+
+	fill_key(&key, task, cast);
+	own = task->real_cred;
+	if (cred != own && borrowed(cred, own)) {
+		slot = WHO_BORROWED + what;
+		goto count;
+	}
+	hash = b[0] * 0x9E3779B97F4A7C15ull ^ b[1] * 0xC2B2AE3D27D4EB4Full ^ b[2] ^ b[3] * 0x165667B19E3779F9ull;
+	i = hash >> 56;
+	c = bpf_map_lookup_elem(&who_cache, &i);
+	if (!c)
+		return 0;
+	a = (const u64 *)&c->key;
+	epoch = settings.epoch; /* before the look-up: a slot freed after it is looked up again */
+	if (c->epoch == epoch && !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]))) {
+		slot = c->slot;
+	} else {
+		slot = who_slot(&key);
+		fresh = slot & FRESH;
+		slot &= ~FRESH;
+		c->key = key;
+		c->slot = slot;
+		c->epoch = epoch;
+		c->site = 0;
+	}
+	if (c->site != site + 1) {
+		c->site = site + 1;
+		note_site(slot, site);
+	}
+count:
+	n = counter(who_page, slot);
+	if (!n)
+		return 0;
+	(*n)++;
+	if (fresh || what & WHAT_DENIED)
+		announce(&key, slot, site, !!fresh);
+	return 0;
+}
