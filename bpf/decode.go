@@ -41,6 +41,10 @@ func (r *cgroupRecord) path(id uint64) Cgroup {
 	return c
 }
 
+func (r *whoRecord) cgroup() cgroupKey {
+	return cgroupKey{Id: r.Key.Cgroup, Hierarchy: uint64(r.Key.Hierarchy)}
+}
+
 func processOf(kind uint8, name []byte) Process {
 	switch kind {
 	case kindKernel:

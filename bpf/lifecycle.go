@@ -8,23 +8,46 @@ import (
 	"github.com/cilium/ebpf"
 )
 
+// A seriesKey is what people tell a series by. A service that is restarted has a new cgroup of the same path, and its series
+// goes on.
+type seriesKey struct {
+	path    string
+	process Process
+	check   Check
+}
+
+// A carriedSeries is what the slots of cgroups that are gone had counted, while another cgroup of the same path lives on.
+type carriedSeries struct {
+	count   uint64
+	created time.Time
+	sites   []string
+}
+
 // lifecycle keeps account of slots that change hands.
 type lifecycle struct {
 	base       map[uint32]uint64 // what a slot had counted when its present series began
-	last       map[uint32]uint64 // by slot: when the series that ended there had begun (boot time)
-	ended      [1 << 8]uint64    // by what: series whose slots are free again
+	last       map[uint32]uint64 // by slot: when the series that left it had begun (boot time)
+	carried    map[seriesKey]carriedSeries
+	ended      map[Check]uint64
 	quarantine []retiredSlot
 }
 
-func newLifecycle() lifecycle {
-	return lifecycle{base: map[uint32]uint64{}, last: map[uint32]uint64{}}
+// A retiredSlot no longer has a series of its own. A program that found it before may still be about to count in it, so it is
+// given to nobody else for a while, and what it has counted stands under key: carried on if set, and else ended.
+type retiredSlot struct {
+	slot    uint32
+	key     seriesKey
+	carry   bool
+	created time.Time
+	sites   []string
+	since   time.Time
 }
 
-// A retiredSlot's series has ended. A program that found the slot before may still be about to count in it, so it is given to
-// nobody else for a while, and what it counts until then is ended, too.
-type retiredSlot struct {
-	slot, what uint32
-	since      time.Time
+func newLifecycle() lifecycle {
+	return lifecycle{
+		base: map[uint32]uint64{}, last: map[uint32]uint64{},
+		carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
+	}
 }
 
 func (l *lifecycle) retired(slot uint32, created uint64) bool {
@@ -32,22 +55,68 @@ func (l *lifecycle) retired(slot uint32, created uint64) bool {
 	return ok && last == created
 }
 
-func (l *lifecycle) endedCounts(count func(slot uint32) uint64) []CheckCount {
-	sums := l.ended
-	for _, r := range l.quarantine {
-		sums[r.what] += count(r.slot)
+// counts returns what no slot of its own counts any more.
+func (l *lifecycle) counts(count func(slot uint32) uint64) (carried []WorkloadCount, ended []CheckCount) {
+	add := func(key seriesKey, c carriedSeries) {
+		carried = append(carried, WorkloadCount{
+			Check: key.check, Cgroup: Cgroup{Path: key.path}, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+		})
 	}
-	var counts []CheckCount
-	for what, n := range sums {
-		if n != 0 {
-			counts = append(counts, CheckCount{Check: checkOf(uint32(what)), Count: n})
+	for key, c := range l.carried {
+		add(key, c)
+	}
+	sums := map[Check]uint64{}
+	for check, n := range l.ended {
+		sums[check] += n
+	}
+	for _, r := range l.quarantine {
+		if r.carry {
+			add(r.key, carriedSeries{count: count(r.slot), created: r.created, sites: r.sites})
+		} else {
+			sums[r.key.check] += count(r.slot)
 		}
 	}
-	return counts
+	for check, n := range sums {
+		ended = append(ended, CheckCount{Check: check, Count: n})
+	}
+	return carried, ended
 }
 
-// endSeries ends the series of cgroups that have been gone for the retention, and frees the slots of those that ended before.
-// The caller holds mu.
+// release ends a slot's quarantine.
+func (l *lifecycle) release(r retiredSlot, n uint64) {
+	l.base[r.slot] += n
+	if !r.carry {
+		l.ended[r.key.check] += n
+		return
+	}
+	c, known := l.carried[r.key]
+	c.count += n
+	if !known || r.created.Before(c.created) {
+		c.created = r.created
+	}
+	if len(c.sites) == 0 {
+		c.sites = r.sites
+	}
+	l.carried[r.key] = c
+}
+
+// end ends what was carried on for paths that are no more.
+func (l *lifecycle) end(gone func(path string) bool) {
+	for i := range l.quarantine {
+		if gone(l.quarantine[i].key.path) {
+			l.quarantine[i].carry = false
+		}
+	}
+	for key, c := range l.carried {
+		if gone(key.path) {
+			l.ended[key.check] += c.count
+			delete(l.carried, key)
+		}
+	}
+}
+
+// endSeries ends the series of paths whose last cgroup has been gone for the retention, and takes their slots from cgroups
+// that are gone. The caller holds mu.
 func (t *Tracer) endSeries() error {
 	if err := t.readCounters(); err != nil {
 		return err
@@ -59,7 +128,11 @@ func (t *Tracer) endSeries() error {
 	if err != nil {
 		return err
 	}
+	if err := t.meetCgroups(); err != nil {
+		return err
+	}
 	over := map[cgroupKey]bool{}
+	served := map[string]bool{} // paths with a cgroup that exists or is still within the retention
 	for key := range t.cgroups {
 		state, err := t.readCgroup(key)
 		if err != nil {
@@ -68,31 +141,19 @@ func (t *Tracer) endSeries() error {
 		t.cgroups[key].offline = state.offline
 		if state.offline != 0 && clock.wall.Sub(clock.time(state.offline)) > t.opts.Retention {
 			over[key] = true
+		} else {
+			served[state.cgroup.Path] = true
 		}
 	}
+	t.life.end(func(path string) bool { return !served[path] })
 	if len(over) == 0 {
 		return nil
 	}
-	maps := t.objects.collection.Maps
-	for slot := uint32(whoFixed); slot < uint32(whoFixed+t.opts.SeriesLimit); slot++ {
-		if t.whoCount(slot) == 0 {
-			continue
-		}
-		r, err := record[whoRecord](t.whoRecords, slot)
-		if err != nil {
-			return err
-		}
-		if t.life.retired(slot, r.Created) || !over[cgroupKey{Id: r.Key.Cgroup, Hierarchy: uint64(r.Key.Hierarchy)}] {
-			continue
-		}
-		if err := maps["whos"].Delete(r.Key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("end a series: %w", err)
-		}
-		t.life.last[slot] = r.Created
-		t.life.quarantine = append(t.life.quarantine, retiredSlot{slot: slot, what: uint32(r.Key.What), since: clock.wall})
+	if err := t.retireSlots(over, served, clock); err != nil {
+		return err
 	}
 	for key := range over {
-		if err := maps["cgroups"].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := t.objects.collection.Maps["cgroups"].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("forget a cgroup: %w", err)
 		}
 		delete(t.cgroups, key)
@@ -101,17 +162,66 @@ func (t *Tracer) endSeries() error {
 	return t.set(func(v *settingValues) { v.Epoch++ })
 }
 
+// meetCgroups makes sure that the cgroup of each slot is known, even if nobody has asked for a snapshot.
+func (t *Tracer) meetCgroups() error {
+	return t.eachSeries(func(_ uint32, r *whoRecord) error {
+		_, err := t.cgroup(r.cgroup())
+		return err
+	})
+}
+
+// eachSeries calls f for each slot that has a series.
+func (t *Tracer) eachSeries(f func(slot uint32, r *whoRecord) error) error {
+	for slot := uint32(whoFixed); slot < uint32(whoFixed+t.opts.SeriesLimit); slot++ {
+		if t.whoCount(slot) == 0 {
+			continue
+		}
+		r, err := record[whoRecord](t.whoRecords, slot)
+		if err != nil {
+			return err
+		}
+		if t.life.retired(slot, r.Created) {
+			continue
+		}
+		if err := f(slot, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retireSlots takes the slots of the cgroups that are over into quarantine.
+func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool, clock bootClock) error {
+	return t.eachSeries(func(slot uint32, r *whoRecord) error {
+		if !over[r.cgroup()] {
+			return nil
+		}
+		w, err := t.workload(r)
+		if err != nil {
+			return err
+		}
+		if err := t.objects.collection.Maps["whos"].Delete(r.Key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+			return fmt.Errorf("end a series: %w", err)
+		}
+		t.life.last[slot] = r.Created
+		t.life.quarantine = append(t.life.quarantine, retiredSlot{
+			slot: slot, key: seriesKey{w.Cgroup.Path, w.Process, w.Check}, carry: served[w.Cgroup.Path],
+			created: clock.time(r.Created), sites: w.CallSites, since: clock.wall,
+		})
+		return nil
+	})
+}
+
 // freeSlots gives back the slots that have been out of use long enough.
 func (t *Tracer) freeSlots() error {
 	kept := t.life.quarantine[:0]
 	for _, r := range t.life.quarantine {
-		if time.Since(r.since) < t.opts.quarantine {
+		if _, known := t.life.carried[r.key]; time.Since(r.since) < t.opts.quarantine ||
+			r.carry && !known && len(t.life.carried) >= t.opts.SeriesLimit {
 			kept = append(kept, r)
 			continue
 		}
-		n := t.whoCount(r.slot)
-		t.life.ended[r.what] += n
-		t.life.base[r.slot] += n
+		t.life.release(r, t.whoCount(r.slot))
 		if err := t.objects.collection.Maps["free_whos"].Put(nil, r.slot); err != nil {
 			return fmt.Errorf("free a slot: %w", err)
 		}

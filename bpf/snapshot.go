@@ -99,37 +99,34 @@ func (t *Tracer) addSites(s *Snapshot, clock bootClock) error {
 }
 
 func (t *Tracer) addWorkloads(s *Snapshot, clock bootClock) error {
-	for slot := range uint32(whoFixed + t.opts.SeriesLimit) {
+	for slot := range uint32(whoFixed) {
 		n := t.whoCount(slot)
-		switch {
-		case n == 0:
-		case slot < whoBorrowed:
+		if n == 0 {
+			continue
+		}
+		if slot < whoBorrowed {
 			s.Workloads = append(s.Workloads, WorkloadCount{Check: checkOf(slot), Overflow: true, Count: n, Created: t.attached})
-		case slot < whoFixed:
+		} else {
 			s.Borrowed = append(s.Borrowed, CheckCount{Check: checkOf(slot), Count: n})
-		default:
-			r, err := record[whoRecord](t.whoRecords, slot)
-			if err != nil {
-				return err
-			}
-			if t.life.retired(slot, r.Created) {
-				continue
-			}
-			s.Series++
-			w, err := t.workload(r)
-			if err != nil {
-				return err
-			}
-			w.Count, w.Created = n, clock.time(r.Created)
-			s.Workloads = append(s.Workloads, w)
 		}
 	}
-	s.Ended = t.life.endedCounts(t.whoCount)
-	return nil
+	err := t.eachSeries(func(slot uint32, r *whoRecord) error {
+		w, err := t.workload(r)
+		if err != nil {
+			return err
+		}
+		w.Count, w.Created = t.whoCount(slot), clock.time(r.Created)
+		s.Workloads = append(s.Workloads, w)
+		s.Series++
+		return nil
+	})
+	carried, ended := t.life.counts(t.whoCount)
+	s.Workloads, s.Ended = append(s.Workloads, carried...), ended
+	return err
 }
 
 func (t *Tracer) workload(r *whoRecord) (WorkloadCount, error) {
-	state, err := t.cgroup(cgroupKey{Id: r.Key.Cgroup, Hierarchy: uint64(r.Key.Hierarchy)})
+	state, err := t.cgroup(r.cgroup())
 	if err != nil {
 		return WorkloadCount{}, err
 	}

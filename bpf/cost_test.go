@@ -1,0 +1,254 @@
+package bpf
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"capability_exporter/bpf/internal/testprog"
+
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/ringbuf"
+	"golang.org/x/sys/unix"
+)
+
+var cost = flag.Bool("cost", false, "measure what a check costs, and print a table (make bench)")
+
+// A load is a system call that is little more than one check.
+type load struct {
+	name string
+	call func()
+}
+
+func loads(t *testing.T) []load {
+	hostname := []byte("x")
+	// No filter at all: the call fails right after its check, before it allocates anything for the filter.
+	filter := unix.SockFprog{Len: 1}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETHOSTNAME, uintptr(unsafe.Pointer(&hostname[0])), ^uintptr(0), 0); errno != unix.EINVAL {
+		t.Fatalf("sethostname with length -1: %v, want EINVAL: the benchmark needs CAP_SYS_ADMIN", errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&filter))); errno != unix.EINVAL {
+		t.Fatalf("seccomp with an unreadable filter: %v, want EINVAL", errno)
+	}
+	return []load{{
+		"sethostname(-1): audited", func() {
+			unix.RawSyscall(unix.SYS_SETHOSTNAME, uintptr(unsafe.Pointer(&hostname[0])), ^uintptr(0), 0)
+		},
+	}, {
+		"seccomp(unreadable): no-audit", func() {
+			unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&filter)))
+		},
+	}, {
+		"mmap+munmap: overcommit", func() {
+			p, _, _ := unix.RawSyscall6(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON, ^uintptr(0), 0)
+			unix.RawSyscall(unix.SYS_MUNMAP, p, 4096, 0)
+		},
+	}}
+}
+
+// A way is a way to watch the checks. on attaches it, until what it returns is called.
+type way struct {
+	name string
+	on   func() (off func())
+}
+
+const (
+	wayNothing = "nothing attached"
+	wayEmpty   = "an empty program"
+	wayOurs    = "ours, 1 series"
+	wayFull    = "ours, 4096 series"
+	waySecond  = "ours beside an empty one"
+	wayRecord  = "a record per check"
+)
+
+// ways loads all programs once; only attaching is part of a round.
+func ways(t *testing.T) []way {
+	empty, each := load2(t, testprog.Empty), load2(t, testprog.RecordEach)
+	reader, err := ringbuf.NewReader(each.Collection.Maps["records"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		for {
+			var rec ringbuf.Record
+			if reader.ReadInto(&rec) != nil {
+				return
+			}
+		}
+	}()
+	t.Cleanup(func() { reader.Close() })
+	ours, full := openDetached(t), openDetached(t)
+	fillSeries(t, full)
+	must := func(l link.Link, err error) func() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		return func() { l.Close() }
+	}
+	attach := func(tr *Tracer) func() {
+		return must(link.AttachTracing(link.TracingOptions{Program: tr.objects.program}))
+	}
+	return []way{
+		{wayNothing, func() func() { return func() {} }},
+		{wayEmpty, func() func() { return must(empty.Attach()) }},
+		{wayOurs, func() func() { return attach(ours) }},
+		{wayFull, func() func() { return attach(full) }},
+		{waySecond, func() func() {
+			a, b := must(empty.Attach()), attach(ours)
+			return func() { a(); b() }
+		}},
+		{wayRecord, func() func() { return must(each.Attach()) }},
+	}
+}
+
+func load2(t *testing.T, name string) *testprog.Loaded {
+	l, err := testprog.Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(l.Close)
+	return l
+}
+
+// openDetached opens a tracer and takes its program off again; what it has learned stays.
+func openDetached(t *testing.T) *Tracer {
+	tr, err := Open(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tr.Close() })
+	for _, l := range tr.objects.links {
+		l.Close()
+	}
+	tr.objects.links = nil
+	return tr
+}
+
+// fillSeries runs as many differently named executables as there are slots, each of which asks once.
+func fillSeries(t *testing.T, tr *Tracer) {
+	l, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.program})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(self)
+	for i := range tr.opts.SeriesLimit {
+		name := filepath.Join(dir, fmt.Sprintf("series%d", i))
+		if err := os.Link(self, name); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(name)
+		cmd.Env = []string{helperVariable + "=sethostname"}
+		if err := cmd.Run(); err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(name)
+		s, err := tr.Snapshot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Series == s.SeriesLimit {
+			return
+		}
+	}
+}
+
+// TestCost is the benchmark: all ways in turn, round after round, and what each adds as a multiple of what the empty program
+// adds. Nothing is asserted: the machine may be busy with others' work.
+func TestCost(t *testing.T) {
+	if !*cost {
+		t.Skip("a measurement, not a test: make bench")
+	}
+	const rounds, calls = 21, 100_000
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var cpu unix.CPUSet
+	cpu.Set(0)
+	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
+		t.Fatal(err)
+	}
+	all := ways(t)
+	var out strings.Builder
+	fmt.Fprintf(&out, "%d rounds of %d calls, each way in turn; medians (lower to upper quartile)\n", rounds, calls)
+	for _, l := range loads(t) {
+		took := map[string][]float64{}
+		for range rounds {
+			for _, w := range all {
+				off := w.on()
+				for range calls / 10 {
+					l.call() // warm: what must be learned is learned here
+				}
+				start := time.Now()
+				for range calls {
+					l.call()
+				}
+				took[w.name] = append(took[w.name], float64(time.Since(start).Nanoseconds())/calls)
+				off()
+			}
+		}
+		added := func(name string) []float64 {
+			var d []float64
+			for i, ns := range took[name] {
+				d = append(d, ns-took[wayNothing][i])
+			}
+			return d
+		}
+		fmt.Fprintf(&out, "\n%-30s %20s %22s %10s\n", l.name, "ns a call", "added ns", "x empty")
+		for _, w := range all {
+			fmt.Fprintf(&out, "  %-28s %20s %22s %10.2f\n", w.name, spread(took[w.name]), spread(added(w.name)),
+				median(added(w.name))/median(added(wayEmpty)))
+		}
+	}
+	out.WriteString(costOfExec(t, all))
+	fmt.Print(out.String())
+}
+
+// costOfExec holds fork, exec and exit of /bin/true with ours against nothing.
+func costOfExec(t *testing.T, all []way) string {
+	const rounds, runs = 25, 200
+	took := map[string][]float64{}
+	for range rounds {
+		for _, w := range all {
+			if w.name != wayNothing && w.name != wayOurs {
+				continue
+			}
+			off := w.on()
+			start := time.Now()
+			for range runs {
+				if err := exec.Command("/bin/true").Run(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			took[w.name] = append(took[w.name], float64(time.Since(start).Microseconds())/runs)
+			off()
+		}
+	}
+	base, ours := took[wayNothing], took[wayOurs]
+	return fmt.Sprintf("\nfork, exec and exit of /bin/true, %d rounds of %d, in us\n  %-28s %20s\n  %-28s %20s\n  difference of the medians %+.2f %%, beside the baseline's own spread of %.2f %%\n",
+		rounds, runs, wayNothing, spread(base), wayOurs, spread(ours),
+		100*(median(ours)/median(base)-1), 100*(quantile(base, 3)-quantile(base, 1))/median(base))
+}
+
+func quantile(v []float64, quarter int) float64 {
+	v = slices.Clone(v)
+	slices.Sort(v)
+	return v[(len(v)-1)*quarter/4]
+}
+
+func median(v []float64) float64 { return quantile(v, 2) }
+
+func spread(v []float64) string {
+	return fmt.Sprintf("%.1f (%.1f to %.1f)", median(v), quantile(v, 1), quantile(v, 3))
+}

@@ -1,0 +1,34 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// helpers are what this test binary does when it is started as another program.
+func helpers() map[string]func(args []string) error {
+	return map[string]func([]string) error{
+		"row":         makeRow,
+		"sethostname": askSysAdmin,
+	}
+}
+
+// askSysAdmin makes one check of CAP_SYS_ADMIN, or as many as it is told, and changes nothing.
+func askSysAdmin(args []string) error {
+	n := 1
+	if len(args) > 0 {
+		var err error
+		if n, err = strconv.Atoi(args[0]); err != nil {
+			return err
+		}
+	}
+	for range n {
+		if err := syscall3(unix.SYS_SETHOSTNAME, 0, ^uintptr(0), 0); !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("sethostname: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,94 @@
+//go:build ignore
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+// Programs that only tests and benchmarks attach. They share nothing with the product, so that they can be held against it.
+
+#include "common.h"
+#include "bpf_tracing.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+enum { FRAMES = 24 };
+
+// The floor: what any program on the tracepoint costs. It is the second program, too, where a test wants two.
+SEC("tp_btf/cap_capable")
+int empty(unsigned long long *ctx)
+{
+	return 0;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 22);
+} records SEC(".maps");
+
+__u64 records_lost;
+
+struct record {
+	__u64 time, pid_tgid, uid_gid, cgroup;
+	__s32 cap, ret;
+	char comm[16];
+};
+
+struct record *unused_record __attribute__((unused));
+
+// What tools for this job do: a record for each check.
+SEC("tp_btf/cap_capable")
+int BPF_PROG(record_each, const void *cred, const void *target, const void *capable_ns, int cap, int ret)
+{
+	struct record *r = bpf_ringbuf_reserve(&records, sizeof(*r), 0);
+
+	if (!r) {
+		__sync_fetch_and_add(&records_lost, 1);
+		return 0;
+	}
+	r->time = bpf_ktime_get_ns();
+	r->pid_tgid = bpf_get_current_pid_tgid();
+	r->uid_gid = bpf_get_current_uid_gid();
+	r->cgroup = bpf_get_current_cgroup_id();
+	r->cap = cap;
+	r->ret = ret;
+	bpf_get_current_comm(r->comm, sizeof(r->comm));
+	bpf_ringbuf_submit(r, 0);
+	return 0;
+}
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 26);
+} sightings SEC(".maps");
+
+__u64 sightings_lost, sightings_made;
+
+struct user_namespace {
+	int level;
+} __attribute__((preserve_access_index));
+
+struct sighting {
+	__u64 tgid;
+	__s32 cap, ret, level, depth;
+	__u64 stack[FRAMES];
+};
+
+struct sighting *unused_sighting __attribute__((unused));
+
+// The independent witness: each check with its whole stack. What it means is told in Go, with the names of /proc/kallsyms.
+SEC("tp_btf/cap_capable")
+int BPF_PROG(witness, const void *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
+{
+	struct sighting *s = bpf_ringbuf_reserve(&sightings, sizeof(*s), 0);
+	long n;
+
+	__sync_fetch_and_add(&sightings_made, 1);
+	if (!s) {
+		__sync_fetch_and_add(&sightings_lost, 1);
+		return 0;
+	}
+	s->tgid = bpf_get_current_pid_tgid() >> 32;
+	s->cap = cap;
+	s->ret = ret;
+	s->level = target->level;
+	n = bpf_get_stack(ctx, s->stack, sizeof(s->stack), 0);
+	s->depth = n > 0 ? n / 8 : 0;
+	bpf_ringbuf_submit(s, 0);
+	return 0;
+}

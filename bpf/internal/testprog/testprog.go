@@ -1,0 +1,54 @@
+// Package testprog holds BPF programs that only tests and benchmarks attach: an empty one, one that sends a record for each
+// check, and a witness that sends each check with its stack.
+package testprog
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+)
+
+//go:generate go tool bpf2go -target amd64,arm64 -no-global-types -cflags "-O2 -Wall -Werror -mcpu=v3 -I$BPF_HEADERS" -type record -type sighting testprog testprog.bpf.c
+
+// Sighting is one check as the witness saw it.
+type Sighting = testprogSighting
+
+// The programs by name.
+const (
+	Empty      = "empty"
+	RecordEach = "record_each"
+	Witness    = "witness"
+)
+
+// Loaded is one program with the maps it uses. The program is not attached.
+type Loaded struct {
+	Collection *ebpf.Collection
+	Program    *ebpf.Program
+}
+
+// Load loads the one program.
+func Load(name string) (*Loaded, error) {
+	spec, err := loadTestprog()
+	if err != nil {
+		return nil, fmt.Errorf("read the test programs: %w", err)
+	}
+	for other := range spec.Programs {
+		if other != name {
+			delete(spec.Programs, other)
+		}
+	}
+	c, err := ebpf.NewCollection(spec)
+	if err != nil {
+		return nil, fmt.Errorf("load the test program %s: %w", name, err)
+	}
+	return &Loaded{Collection: c, Program: c.Programs[name]}, nil
+}
+
+// Attach attaches the program until the link is closed.
+func (l *Loaded) Attach() (link.Link, error) {
+	return link.AttachTracing(link.TracingOptions{Program: l.Program})
+}
+
+// Close unloads the program, unless it is still attached.
+func (l *Loaded) Close() { l.Collection.Close() }

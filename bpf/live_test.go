@@ -1,0 +1,191 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+)
+
+// openLive opens a tracer on this machine's kernel.
+func openLive(t *testing.T, opts Options) *Tracer {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: it attaches to the kernel's capability checks")
+	}
+	tr, err := Open(opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := tr.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return tr
+}
+
+func snapshot(t *testing.T, tr *Tracer) *Snapshot {
+	t.Helper()
+	s, err := tr.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// executable makes this test binary an executable of another name, which no other process on the machine has.
+func executable(t *testing.T, name string) string {
+	t.Helper()
+	to := filepath.Join(t.TempDir(), name)
+	copyFile(t, to)
+	return to
+}
+
+func copyFile(t *testing.T, to string) {
+	t.Helper()
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer self.Close()
+	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(f, self)
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// helper runs path, which is this test binary, as the helper of that name (helpers in helper_test.go).
+func helper(path, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(path, args...)
+	cmd.Env = []string{helperVariable + "=" + name, "PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
+	cmd.Dir = "/"
+	return cmd
+}
+
+func run(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", cmd, err, out)
+	}
+}
+
+// by returns what the processes of one name have asked for: the checks, as text, and how many of each.
+func by(s *Snapshot, process string) map[string]uint64 {
+	sums := map[string]uint64{}
+	for _, w := range s.Workloads {
+		if w.Process == (Process{Name: process}) {
+			sums[w.Check.String()] += w.Count
+		}
+	}
+	return sums
+}
+
+// String is for test messages: "21 denied userns".
+func (c Check) String() string {
+	words := []string{fmt.Sprint(c.Capability), "granted", "host"}
+	if c.Denied {
+		words[1] = "denied"
+	}
+	if c.UserNS {
+		words[2] = "userns"
+	}
+	return strings.Join(words, " ")
+}
+
+func total(counts map[string]uint64) (n uint64) {
+	for _, c := range counts {
+		n += c
+	}
+	return n
+}
+
+// checkIdentities holds DESIGN's sums against each other. They are exact only while no check is in flight, so it looks again
+// until two snapshots agree about the totals.
+func checkIdentities(t *testing.T, tr *Tracer) *Snapshot {
+	t.Helper()
+	var s *Snapshot
+	var wrong []string
+	for range 50 {
+		s = snapshot(t, tr)
+		audited, who := map[Check]uint64{}, map[Check]uint64{}
+		for _, c := range s.Sites {
+			if c.Audited == AuditedYes {
+				audited[c.Check] += c.Count
+			}
+		}
+		for _, c := range s.Workloads {
+			who[c.Check] += c.Count
+		}
+		for _, c := range slices.Concat(s.Borrowed, s.Ended) {
+			who[c.Check] += c.Count
+		}
+		wrong = nil
+		for c, n := range audited {
+			if who[c] != n {
+				wrong = append(wrong, fmt.Sprintf("%s: %d audited checks, but %d by workloads, borrowed and ended", c, n, who[c]))
+			}
+		}
+		for c, n := range who {
+			if audited[c] == 0 {
+				wrong = append(wrong, fmt.Sprintf("%s: %d by workloads, but no audited checks", c, n))
+			}
+		}
+		if wrong == nil {
+			return s
+		}
+	}
+	t.Fatalf("sums differ:\n%s", strings.Join(wrong, "\n"))
+	return nil
+}
+
+// newCgroup makes a cgroup in the hierarchy that workloads are told by, and moves this process there when asked to.
+func newCgroup(t *testing.T, tr *Tracer, name string) string {
+	t.Helper()
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := tr.Info().Cgroups
+	for line := range strings.Lines(string(mounts)) {
+		before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")
+		fields, fs := strings.Fields(before), strings.Fields(after)
+		if fields[3] != "/" || h == "v2" && fs[0] != "cgroup2" || h != "v2" && (fs[0] != "cgroup" || !slices.Contains(strings.Split(fs[2], ","), h)) {
+			continue
+		}
+		dir := filepath.Join(fields[4], name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+		return dir
+	}
+	t.Fatalf("no mount of the whole cgroup hierarchy %s", h)
+	return ""
+}
+
+// inCgroup makes a command start in a cgroup: through a shell that moves itself there first.
+func inCgroup(dir string, cmd *exec.Cmd) *exec.Cmd {
+	sh := exec.Command("/bin/sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, dir)
+	sh.Args = append(sh.Args, cmd.Args...)
+	sh.Env, sh.Dir = cmd.Env, cmd.Dir
+	return sh
+}
+
+func errnoOf(err error) syscall.Errno {
+	var errno syscall.Errno
+	errors.As(err, &errno)
+	return errno
+}
+

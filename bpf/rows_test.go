@@ -1,0 +1,367 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// A row is one system call and the checks it makes, with only the capabilities it needs and with none.
+type row struct {
+	name          string
+	call          func(dir string, i int) error // made n times, in a folder that holds a stranger's file
+	keep          []cap.Value
+	with, without []want
+	// What the call returns. The kernel often looks at the capability before all else, so that an error other than EPERM
+	// shows that it was granted, and nothing is changed.
+	withErr, withoutErr error
+	skip                func(*testing.T) // where the kernel would not ask
+}
+
+// A want is one check that each call makes.
+type want struct {
+	cap     cap.Value
+	denied  bool
+	noAudit bool
+	times   uint64   // by each call; 0: once
+	sites   []string // any of these; names differ with the compiler
+}
+
+func granted(c cap.Value, sites ...string) want { return want{cap: c, sites: sites} }
+func denied(c cap.Value, sites ...string) want  { return want{cap: c, denied: true, sites: sites} }
+func silent(w want) want                        { w.noAudit = true; return w }
+func twice(w want) want                         { w.times = 2; return w }
+
+func syscall3(nr, a, b, c uintptr) error {
+	if _, _, errno := unix.RawSyscall(nr, a, b, c); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func closing(fd int, err error) error {
+	if err == nil {
+		err = unix.Close(fd)
+	}
+	return err
+}
+
+const stranger = 1000 // a user id that no row's process has
+
+// strangersFile is in the folder that each row is given: a file of another's, closed to everybody else.
+func strangersFile(dir string) string { return filepath.Join(dir, "file") }
+
+func rows() []row {
+	one := func(keep cap.Value, r row, sites ...string) row {
+		r.keep = []cap.Value{keep}
+		r.with, r.without = []want{granted(keep, sites...)}, []want{denied(keep, sites...)}
+		if r.withoutErr == nil {
+			r.withoutErr = unix.EPERM
+		}
+		return r
+	}
+	return []row{
+		one(cap.SYS_ADMIN, row{
+			name:    "sethostname",
+			call:    func(string, int) error { return syscall3(unix.SYS_SETHOSTNAME, 0, ^uintptr(0), 0) },
+			withErr: unix.EINVAL,
+		}, "sys_sethostname"),
+		one(cap.SYS_TIME, row{
+			name: "settimeofday",
+			call: func(string, int) error {
+				var zone [2]int32
+				return syscall3(unix.SYS_SETTIMEOFDAY, 0, uintptr(unsafe.Pointer(&zone)), 0)
+			},
+		}, "cap_settime"),
+		// Root may set what it has already, so the denial does no harm; it is one all the same.
+		one(cap.SETUID, row{
+			name: "setuid", call: func(string, int) error { return syscall3(unix.SYS_SETUID, 0, 0, 0) }, withoutErr: errNone,
+		}, "__sys_setuid"),
+		one(cap.SETGID, row{
+			name: "setgid", call: func(string, int) error { return syscall3(unix.SYS_SETGID, 0, 0, 0) }, withoutErr: errNone,
+		}, "__sys_setgid"),
+		one(cap.CHOWN, row{
+			name: "chown",
+			call: func(dir string, _ int) error { return unix.Chown(strangersFile(dir), stranger+1, -1) },
+		}, "setattr_prepare"),
+		{
+			name:       "open0600",
+			call:       func(dir string, _ int) error { return closing(unix.Open(strangersFile(dir), unix.O_RDONLY, 0)) },
+			keep:       []cap.Value{cap.DAC_OVERRIDE},
+			with:       []want{denied(cap.DAC_READ_SEARCH, "generic_permission"), granted(cap.DAC_OVERRIDE, "generic_permission")},
+			without:    []want{denied(cap.DAC_READ_SEARCH, "generic_permission"), denied(cap.DAC_OVERRIDE, "generic_permission")},
+			withoutErr: unix.EACCES,
+		},
+		one(cap.NET_BIND_SERVICE, row{
+			name: "bind",
+			call: func(string, int) error {
+				fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+				if err != nil {
+					return err
+				}
+				defer unix.Close(fd)
+				return unix.Bind(fd, &unix.SockaddrInet4{Port: 777, Addr: [4]byte{127, 0, 0, 1}})
+			},
+			withoutErr: unix.EACCES,
+		}, "__inet_bind", "inet_bind_sk"),
+		one(cap.NET_RAW, row{
+			name: "rawsocket", call: func(string, int) error { return closing(unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP)) },
+		}, "inet_create"),
+		one(cap.NET_RAW, row{
+			name: "packetsocket", call: func(string, int) error { return closing(unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)) },
+		}, "packet_create"),
+		one(cap.SYS_ADMIN, row{
+			name:    "mount",
+			call:    func(dir string, _ int) error { return unix.Mount("", dir, "", unix.MS_REMOUNT, "") },
+			withErr: unix.EINVAL,
+		}, "path_mount"),
+		{
+			name: "bpfmap",
+			skip: func(t *testing.T) {
+				if v, err := os.ReadFile("/proc/sys/kernel/unprivileged_bpf_disabled"); err == nil && v[0] == '0' {
+					t.Skip("kernel.unprivileged_bpf_disabled is 0: anybody may make this map, and nothing is asked")
+				}
+			},
+			call: func(string, int) error {
+				attr := struct{ kind, key, value, entries uint32 }{unix.BPF_MAP_TYPE_HASH, 4, 8, 1}
+				fd, _, errno := unix.RawSyscall(unix.SYS_BPF, unix.BPF_MAP_CREATE, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+				if errno == 0 {
+					return unix.Close(int(fd))
+				}
+				return errno
+			},
+			keep:       []cap.Value{cap.BPF},
+			with:       []want{granted(cap.BPF, "bpf_token_capable", "map_create")},
+			without:    []want{denied(cap.BPF, "bpf_token_capable", "map_create"), denied(cap.SYS_ADMIN, "bpf_token_capable", "map_create")},
+			withoutErr: unix.EPERM,
+		},
+		{
+			name: "perfevent",
+			call: func(string, int) error {
+				attr := unix.PerfEventAttr{Type: unix.PERF_TYPE_SOFTWARE, Config: unix.PERF_COUNT_SW_DUMMY, Size: uint32(unsafe.Sizeof(unix.PerfEventAttr{}))}
+				return closing(unix.PerfEventOpen(&attr, 0, -1, -1, 0))
+			},
+			keep:       []cap.Value{cap.PERFMON},
+			with:       []want{twice(granted(cap.PERFMON, "__do_sys_perf_event_open", "perf_allow_kernel"))},
+			without:    []want{denied(cap.PERFMON, "__do_sys_perf_event_open", "perf_allow_kernel"), denied(cap.SYS_ADMIN, "__do_sys_perf_event_open", "perf_allow_kernel")},
+			withoutErr: unix.EACCES,
+		},
+		one(cap.SYSLOG, row{
+			name: "syslog",
+			call: func(string, int) error { _, err := unix.Klogctl(9, nil); return err }, // SYSLOG_ACTION_SIZE_UNREAD
+		}, "check_syslog_permissions", "do_syslog"),
+		one(cap.MKNOD, row{
+			name: "mknod",
+			call: func(dir string, i int) error {
+				return unix.Mknod(filepath.Join(dir, strconv.Itoa(i)), unix.S_IFCHR, int(unix.Mkdev(1, 3)))
+			},
+		}, "vfs_mknod"),
+		one(cap.SYS_CHROOT, row{
+			name: "chroot", call: func(string, int) error { return unix.Chroot("/") },
+		}, "sys_chroot"),
+		one(cap.SYS_NICE, row{
+			name:       "setpriority",
+			call:       func(_ string, i int) error { return unix.Setpriority(unix.PRIO_PROCESS, 0, -1-i) },
+			withoutErr: unix.EACCES,
+		}, "can_nice", "set_one_prio"),
+		one(cap.SETPCAP, row{
+			name: "capset",
+			call: func(string, int) error {
+				header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+				var data [2]unix.CapUserData
+				if err := unix.Capget(&header, &data[0]); err != nil {
+					return err
+				}
+				return unix.Capset(&header, &data[0])
+			},
+			withoutErr: errNone, // asked, needed or not
+		}, "security_capset", "sys_capset"),
+		{
+			name: "seccomp",
+			call: func(string, int) error {
+				filter := unix.SockFprog{Len: 1}
+				return syscall3(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&filter)))
+			},
+			keep:       []cap.Value{cap.SYS_ADMIN},
+			with:       []want{silent(granted(cap.SYS_ADMIN, "do_seccomp", "seccomp_prepare_filter"))},
+			without:    []want{silent(denied(cap.SYS_ADMIN, "do_seccomp", "seccomp_prepare_filter"))},
+			withErr:    unix.EINVAL,
+			withoutErr: unix.EACCES,
+		},
+		{
+			name: "sysctl", // read by one who could write it, and by one who could not
+			call: func(string, int) error {
+				return closing(unix.Open("/proc/sys/net/ipv4/ip_forward", unix.O_RDONLY, 0))
+			},
+			keep:       []cap.Value{cap.NET_ADMIN},
+			with:       []want{silent(granted(cap.NET_ADMIN, "net_ctl_permissions"))},
+			without:    []want{silent(denied(cap.NET_ADMIN, "net_ctl_permissions"))},
+			withoutErr: errNone,
+		},
+		{
+			name: "clone3",
+			call: func(string, int) error {
+				pid := int32(os.Getpid()) // taken, so that no process is made
+				args := struct {
+					flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
+				}{exitSignal: uint64(unix.SIGCHLD), setTID: uint64(uintptr(unsafe.Pointer(&pid))), setTIDSize: 1}
+				err := syscall3(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&args)), unsafe.Sizeof(args), 0)
+				runtime.KeepAlive(&pid)
+				return err
+			},
+			keep:       []cap.Value{cap.CHECKPOINT_RESTORE},
+			with:       []want{granted(cap.CHECKPOINT_RESTORE, "alloc_pid")},
+			without:    []want{denied(cap.CHECKPOINT_RESTORE, "alloc_pid"), denied(cap.SYS_ADMIN, "alloc_pid")},
+			withErr:    unix.EEXIST,
+			withoutErr: unix.EPERM,
+		},
+	}
+}
+
+var (
+	errNone = errors.New("no error") // in row.withoutErr: the call succeeds all the same
+)
+
+// makeRow is the helper that makes one row's calls: row NAME with|without N DIR.
+func makeRow(args []string) error {
+	runtime.LockOSThread()
+	all := rows()
+	r := all[slices.IndexFunc(all, func(r row) bool { return r.name == args[0] })]
+	n, err := strconv.Atoi(args[2])
+	if err != nil {
+		return err
+	}
+	keep, wanted := r.keep, r.withErr
+	if args[1] == "without" {
+		keep, wanted = nil, r.withoutErr
+	}
+	set := cap.NewSet()
+	if err := errors.Join(set.SetFlag(cap.Permitted, true, keep...), set.SetFlag(cap.Effective, true, keep...), set.SetProc()); err != nil {
+		return err
+	}
+	for i := range n {
+		err := r.call(args[3], i)
+		if wanted == errNone && err == nil {
+			continue
+		}
+		if !errors.Is(err, wanted) {
+			return fmt.Errorf("call %d of %s %s: %v, want %v", i, r.name, args[1], err, wanted)
+		}
+	}
+	return nil
+}
+
+// TestRows makes each system call of the table, with and without its capability, and finds exactly its checks.
+func TestRows(t *testing.T) {
+	tr := openLive(t, Options{})
+	const n = 7
+	for _, r := range rows() {
+		for _, v := range []struct {
+			name  string
+			wants []want
+		}{{"with", r.with}, {"without", r.without}} {
+			t.Run(r.name+"/"+v.name, func(t *testing.T) {
+				if r.skip != nil {
+					r.skip(t)
+				}
+				name := r.name + "-" + v.name
+				path := executable(t, name)
+				dir := t.TempDir()
+				err := errors.Join(os.WriteFile(strangersFile(dir), nil, 0o600), os.Chown(strangersFile(dir), stranger, stranger))
+				if err != nil {
+					t.Fatal(err)
+				}
+				before := snapshot(t, tr)
+				run(t, helper(path, "row", r.name, v.name, strconv.Itoa(n), dir))
+				s := checkIdentities(t, tr)
+				asked := map[string]uint64{}
+				for _, w := range v.wants {
+					check := Check{Capability: uint8(w.cap), Denied: w.denied}
+					if w.noAudit {
+						if got := siteCount(s, check, AuditedNo, w.sites) - siteCount(before, check, AuditedNo, w.sites); got < n {
+							t.Errorf("%s, no-audit, at %v: %d more, want %d", check, w.sites, got, n)
+						}
+						continue
+					}
+					asked[check.String()] += n * max(w.times, 1)
+					for _, site := range sitesOf(s, name, check) {
+						if !slices.Contains(w.sites, symbolName(site)) {
+							t.Errorf("%s was asked by %s, want one of %v", check, site, w.sites)
+						}
+					}
+				}
+				got := by(s, name)
+				if asked["8 denied host"]+asked["8 granted host"] == 0 {
+					// The helper's own capset(2), once for each of its threads.
+					delete(got, "8 granted host")
+				} else {
+					asked["8 granted host"] = got["8 granted host"]
+					if v.name == "without" && got["8 denied host"] != n {
+						t.Errorf("capset: %v", got)
+					}
+				}
+				if fmt.Sprint(got) != fmt.Sprint(asked) {
+					t.Errorf("asked for %v, want %v", got, asked)
+				}
+				if s.MissedRuns != 0 {
+					t.Errorf("the kernel skipped the program %d times", s.MissedRuns)
+				}
+			})
+		}
+	}
+}
+
+func siteCount(s *Snapshot, check Check, audited Audited, sites []string) (n uint64) {
+	for _, c := range s.Sites {
+		if c.Check == check && c.Audited == audited && slices.Contains(sites, symbolName(c.Symbol)) {
+			n += c.Count
+		}
+	}
+	return n
+}
+
+func sitesOf(s *Snapshot, process string, check Check) (sites []string) {
+	for _, w := range s.Workloads {
+		if w.Process.Name == process && w.Check == check {
+			sites = append(sites, w.CallSites...)
+		}
+	}
+	return sites
+}
+
+// symbolName takes off what differs between builds.
+func symbolName(symbol string) string {
+	symbol, _, _ = strings.Cut(symbol, " ")
+	symbol, _, _ = strings.Cut(symbol, ".")
+	for _, arch := range []string{"__x64_", "__arm64_"} {
+		symbol = strings.TrimPrefix(symbol, arch)
+	}
+	return symbol
+}
+
+// TestUserNamespace uses CAP_SYS_ADMIN in a user namespace of its own.
+func TestUserNamespace(t *testing.T) {
+	tr := openLive(t, Options{})
+	const name, n = "in-user-namespace", 5
+	cmd := helper(executable(t, name), "sethostname", strconv.Itoa(n))
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWUTS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+	}
+	run(t, cmd)
+	s := checkIdentities(t, tr)
+	if got := by(s, name); got["21 granted userns"] != n || got["21 granted host"] != 0 {
+		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN in a user namespace", got, n)
+	}
+}
