@@ -3,11 +3,10 @@ package bpf
 import (
 	"flag"
 	"fmt"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -139,29 +138,12 @@ func fillSeries(t *testing.T, tr *Tracer) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	self, err := os.Executable()
-	if err != nil {
+	path := tiny(t, "series")
+	if err := forkMany([]string{strconv.Itoa(tr.opts.SeriesLimit), path, path}); err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Dir(self)
-	for i := range tr.opts.SeriesLimit {
-		name := filepath.Join(dir, fmt.Sprintf("series%d", i))
-		if err := os.Link(self, name); err != nil {
-			t.Fatal(err)
-		}
-		cmd := exec.Command(name)
-		cmd.Env = []string{helperVariable + "=sethostname"}
-		if err := cmd.Run(); err != nil {
-			t.Fatal(err)
-		}
-		os.Remove(name)
-		s, err := tr.Snapshot()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if s.Series == s.SeriesLimit {
-			return
-		}
+	if s := snapshot(t, tr); s.Series != s.SeriesLimit {
+		t.Fatalf("%d of %d series in use", s.Series, s.SeriesLimit)
 	}
 }
 

@@ -13,6 +13,10 @@ func helpers() map[string]func(args []string) error {
 	return map[string]func([]string) error{
 		"row":         makeRow,
 		"sethostname": askSysAdmin,
+		"fork":        forkMany,
+		"wait":        waitAndAsk,
+		"thread":      askInThread,
+		"iouring":     openInWorker,
 	}
 }
 

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
 )
 
 // openLive opens a tracer on this machine's kernel.
@@ -188,4 +187,3 @@ func errnoOf(err error) syscall.Errno {
 	errors.As(err, &errno)
 	return errno
 }
-

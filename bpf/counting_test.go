@@ -1,0 +1,308 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"capability_exporter/bpf/internal/testprog"
+)
+
+// forkMany is the helper that starts another program n times: fork N PATH [NAME-PREFIX]. With a prefix, each start goes through
+// a new name.
+func forkMany(args []string) error {
+	n, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		path := args[1]
+		if len(args) > 2 {
+			path = args[2] + strconv.Itoa(i)
+			if err := os.Link(args[1], path); err != nil {
+				return err
+			}
+		}
+		if err := exec.Command(path).Run(); err != nil {
+			return fmt.Errorf("run %s: %w", path, err)
+		}
+		if len(args) > 2 {
+			if err := os.Remove(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func notMissed(t *testing.T, s *Snapshot) {
+	t.Helper()
+	if s.MissedRuns != 0 {
+		t.Fatalf("the kernel skipped the program %d times, so the counts cannot be held to account", s.MissedRuns)
+	}
+}
+
+// TestManyForks starts one executable 10,000 times; each process lives about a millisecond and asks once.
+func TestManyForks(t *testing.T) {
+	const n, name = 10_000, "one-of-many"
+	tr := openLive(t, Options{})
+	run(t, helper("/proc/self/exe", "fork", strconv.Itoa(n), tiny(t, name)))
+	s := checkIdentities(t, tr)
+	notMissed(t, s)
+	if got := by(s, name); total(got) != n || got["35 granted host"] != n {
+		t.Errorf("%s asked for %v, want %d of CAP_WAKE_ALARM", name, got, n)
+	}
+}
+
+// TestManyExecutables starts 10,000 executables of different names, more than there are series.
+func TestManyExecutables(t *testing.T) {
+	const n, prefix = 10_000, "many-"
+	tr := openLive(t, Options{})
+	path := tiny(t, "seed")
+	run(t, helper("/proc/self/exe", "fork", strconv.Itoa(n), path, filepath.Join(filepath.Dir(path), prefix)))
+	s := checkIdentities(t, tr)
+	notMissed(t, s)
+	var named, other uint64
+	for _, w := range s.Workloads {
+		switch {
+		case w.Overflow && w.Check == Check{Capability: wakeAlarm}:
+			other += w.Count
+		case strings.HasPrefix(w.Process.Name, prefix):
+			named += w.Count
+			if w.Count != 1 {
+				t.Errorf("%s asked %d times, want 1", w.Process.Name, w.Count)
+			}
+		}
+	}
+	if named+other != n || other == 0 {
+		t.Errorf("%d in series of their own and %d under _other, want %d together, and some in each", named, other, n)
+	}
+	if s.Series != s.SeriesLimit {
+		t.Errorf("%d series in use, want all %d", s.Series, s.SeriesLimit)
+	}
+}
+
+// TestFullRing holds the ring's reader: what does not fit is counted, and no name is lost.
+func TestFullRing(t *testing.T) {
+	const n, prefix = 100, "ring-"
+	hold := make(chan struct{})
+	var fresh atomic.Uint64
+	tr := openLive(t, Options{
+		RingSize: os.Getpagesize(), holdReader: hold, denialBurst: 1000,
+		Announce: func(a Announcement) {
+			if a.New {
+				fresh.Add(1)
+			}
+		},
+	})
+	path := tiny(t, "seed")
+	run(t, helper("/proc/self/exe", "fork", strconv.Itoa(n), path, filepath.Join(filepath.Dir(path), prefix)))
+	run(t, helper(executable(t, "denied"), "row", "sethostname", "without", strconv.Itoa(n), t.TempDir()))
+	s := checkIdentities(t, tr)
+	if s.RingLost == 0 || s.RingRecords != 0 {
+		t.Fatalf("%d records lost and %d read of more than fit the ring, with its reader held", s.RingLost, s.RingRecords)
+	}
+	names := 0
+	for _, w := range s.Workloads {
+		if strings.HasPrefix(w.Process.Name, prefix) {
+			names++
+		}
+	}
+	if names != n {
+		t.Errorf("%d of %d names known while the ring was full", names, n)
+	}
+	close(hold)
+	// What must have been announced: each series once, and each denial that was not its series' first check.
+	sent := func(s *Snapshot) (n uint64) {
+		for _, w := range s.Workloads {
+			switch {
+			case w.Overflow:
+			case w.Denied:
+				n += w.Count
+			default:
+				n++
+			}
+		}
+		return n
+	}
+	for range 100 {
+		s = snapshot(t, tr)
+		if s.RingRecords+s.RingLost+s.RingWithheld == sent(s) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("%d read, %d lost and %d withheld, want %d together", s.RingRecords, s.RingLost, s.RingWithheld, sent(s))
+}
+
+// TestDenialsWithheld asks in a loop for what is denied: a few are announced, and the rest counted.
+func TestDenialsWithheld(t *testing.T) {
+	const n, name = 1000, "denied-often"
+	var announced atomic.Uint64
+	tr := openLive(t, Options{Announce: func(a Announcement) {
+		if a.Process.Name == name && a.Denied {
+			announced.Add(1)
+		}
+	}})
+	before := snapshot(t, tr)
+	run(t, helper(executable(t, name), "row", "sethostname", "without", strconv.Itoa(n), t.TempDir()))
+	var s *Snapshot
+	for range 100 {
+		s = snapshot(t, tr)
+		// A window may have begun in between.
+		if a := announced.Load(); (a == 5 || a == 10) && s.RingWithheld-before.RingWithheld >= n-a {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if got := by(s, name)["21 denied host"]; got != n {
+		t.Errorf("%d denials counted, want %d", got, n)
+	}
+	if a := announced.Load(); a != 5 && a != 10 || s.RingWithheld-before.RingWithheld < n-a {
+		t.Errorf("%d of %d denials announced, and %d withheld", a, n, s.RingWithheld-before.RingWithheld)
+	}
+}
+
+// TestFullSiteTable leaves room for two call sites: all others are counted together.
+func TestFullSiteTable(t *testing.T) {
+	const n, name = 50, "site-table"
+	tr := openLive(t, Options{SiteLimit: 2})
+	run(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)))
+	s := checkIdentities(t, tr)
+	var own int
+	var other uint64
+	for _, c := range s.Sites {
+		if !c.Overflow {
+			own++
+		} else if c.Check == (Check{Capability: 21}) && c.Audited == AuditedYes {
+			other += c.Count
+		}
+	}
+	if own > 2 {
+		t.Errorf("%d call sites in a table of 2", own)
+	}
+	if got := by(s, name)["21 granted host"]; got != n {
+		t.Errorf("%d checks counted, want %d", got, n)
+	}
+	if own == 2 && other == 0 && siteCount(s, Check{Capability: 21}, AuditedYes, []string{"sys_sethostname"}) == 0 {
+		t.Error("the audited checks stand under no call site")
+	}
+}
+
+// TestSecondProgram attaches and detaches another program on the tracepoint, over and over, while checks are made: it moves
+// everything on the stack, and nothing may be lost, misnamed or misclassified.
+func TestSecondProgram(t *testing.T) {
+	const n, name = 2_000_000, "beside-another"
+	second, err := testprog.Load(testprog.Empty)
+	if err != nil {
+		t.Skip("the tracepoint cap_capable cannot be had: ", err)
+	}
+	defer second.Close()
+	tr := openLive(t, Options{sources: []Source{SourceTracepoint}})
+	cmd := helper(executable(t, name), "sethostname", strconv.Itoa(n))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	times := 0
+	for running := true; running; {
+		l, err := second.Attach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		case <-time.After(20 * time.Millisecond):
+		}
+		if err := errors.Join(l.Close()); err != nil {
+			t.Fatal(err)
+		}
+		times++
+		time.Sleep(5 * time.Millisecond)
+	}
+	s := checkIdentities(t, tr)
+	notMissed(t, s)
+	if got := by(s, name); total(got) != n {
+		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN", got, n)
+	}
+	if sites := sitesOf(s, name, Check{Capability: 21}); len(sites) != 1 || symbolName(sites[0]) != "sys_sethostname" {
+		t.Errorf("asked by %v, want sethostname alone", sites)
+	}
+	for _, c := range s.Sites {
+		if c.Audited == AuditedUnknown {
+			t.Errorf("unclassified: %+v", c)
+		}
+	}
+	if times < 10 {
+		t.Errorf("the second program came and went only %d times", times)
+	}
+	if s.Unwinds > n/10 {
+		t.Errorf("%d of %d checks had to be unwound: the second layout was not learned", s.Unwinds, n)
+	}
+	t.Logf("%d times a second program; %d checks, %d unwound", times, n, s.Unwinds)
+}
+
+// TestWithoutCast reads the stack as on a kernel without bpf_rdonly_cast.
+func TestWithoutCast(t *testing.T) {
+	const n, name = 100_000, "without-cast"
+	mode := peekProbe
+	tr := openLive(t, Options{peek: &mode})
+	run(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)))
+	s := checkIdentities(t, tr)
+	if got := by(s, name); total(got) != n {
+		t.Errorf("asked for %v, want %d", got, n)
+	}
+	if s.Unwinds > n/10 {
+		t.Errorf("%d of %d checks had to be unwound", s.Unwinds, n)
+	}
+}
+
+// TestOnlyUnwinding takes the slow way at each check, and finds the same.
+func TestOnlyUnwinding(t *testing.T) {
+	const n, name = 10_000, "unwound"
+	tr := openLive(t, Options{confirmEvery: 1})
+	run(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)))
+	s := checkIdentities(t, tr)
+	if got := by(s, name); total(got) != n {
+		t.Errorf("asked for %v, want %d", got, n)
+	}
+	if sites := sitesOf(s, name, Check{Capability: 21}); len(sites) != 1 || symbolName(sites[0]) != "sys_sethostname" {
+		t.Errorf("asked by %v", sites)
+	}
+	if s.Unwinds < n {
+		t.Errorf("%d unwinds for %d checks that had to be confirmed each", s.Unwinds, n)
+	}
+}
+
+// TestIdle runs ls, which asks the kernel for nothing: the overcommit checks of its mappings are not audited.
+func TestIdle(t *testing.T) {
+	tr := openLive(t, Options{})
+	for range 20 {
+		run(t, exec.Command("/bin/ls", "/"))
+	}
+	s := checkIdentities(t, tr)
+	if got := by(s, "ls"); len(got) != 0 {
+		t.Errorf("ls asked for %v", got)
+	}
+	var overcommit uint64
+	for _, c := range s.Sites {
+		if c.Capability == 21 && c.Audited == AuditedNo {
+			overcommit += c.Count
+		}
+	}
+	if overcommit < 20 {
+		t.Errorf("%d unaudited checks of CAP_SYS_ADMIN, want some at each mapping", overcommit)
+	}
+}
