@@ -15,6 +15,8 @@ func helpers() map[string]func(args []string) error {
 		"sethostname": askSysAdmin,
 		"fork":        forkMany,
 		"wait":        waitAndAsk,
+		"read":        readFile,
+		"access":      askAccess,
 		"thread":      askInThread,
 		"iouring":     openInWorker,
 	}

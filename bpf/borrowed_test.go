@@ -1,0 +1,115 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func borrowedCount(s *Snapshot, capability uint8) (n uint64) {
+	for _, c := range s.Borrowed {
+		if c.Capability == capability {
+			n += c.Count
+		}
+	}
+	return n
+}
+
+// TestOverlay reads, as nobody, through an overlay that root has mounted: the checks on the layers are made with root's
+// credentials, and say nothing about who reads.
+func TestOverlay(t *testing.T) {
+	tr := openLive(t, Options{})
+	dir := t.TempDir()
+	for _, name := range []string{"lower", "upper", "work", "merged"} {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	openToAll(t, dir)
+	lower := filepath.Join(dir, "lower")
+	name := filepath.Join(lower, "secret")
+	if err := os.WriteFile(name, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// Its owner may read it, and the mounter, who is another, only by a capability.
+	if err := os.Chown(name, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	merged := filepath.Join(dir, "merged")
+	if err := unix.Mount("overlay", merged, "overlay", 0, "lowerdir="+lower+",upperdir="+dir+"/upper,workdir="+dir+"/work"); err != nil {
+		t.Skip("the kernel mounts no overlay here: ", err)
+	}
+	defer func() { _ = unix.Unmount(merged, 0) }()
+	const process = "overlay-reader"
+	cmd := helper(executable(t, process), "read", filepath.Join(merged, "secret"))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	before := snapshot(t, tr)
+	run(t, cmd)
+	s := checkIdentities(t, tr)
+	const dacOverride, dacReadSearch = 1, 2
+	count := func(s *Snapshot) uint64 { return borrowedCount(s, dacOverride) + borrowedCount(s, dacReadSearch) }
+	if count(s) == count(before) {
+		t.Error("no check under the mounter's credentials was counted as borrowed")
+	}
+	for check, n := range by(s, process) {
+		t.Errorf("%d checks of %s stand under the reader, who needed none", n, check)
+	}
+}
+
+// openToAll lets other users into a folder of t.TempDir.
+func openToAll(t *testing.T, dir string) {
+	t.Helper()
+	for _, d := range []string{dir, filepath.Dir(dir)} {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func readFile(args []string) error {
+	_, err := os.ReadFile(args[0])
+	return err
+}
+
+// TestAccess calls access(2) in a set-user-id program: the kernel swaps in a copy of the task's own credentials for it.
+func TestAccess(t *testing.T) {
+	tr := openLive(t, Options{})
+	const process = "set-user-id"
+	path := executable(t, process)
+	openToAll(t, filepath.Dir(path))
+	if err := os.Chmod(path, 0o755|os.ModeSetuid); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(filepath.Dir(path), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := helper(path, "access", file)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	before := snapshot(t, tr)
+	run(t, cmd)
+	s := checkIdentities(t, tr)
+	got := by(s, process)
+	if got["1 denied host"] == 0 || got["2 denied host"] == 0 {
+		t.Errorf("asked for %v, want denials of CAP_DAC_READ_SEARCH and CAP_DAC_OVERRIDE", got)
+	}
+	if n := borrowedCount(s, 1) - borrowedCount(before, 1); n != 0 {
+		t.Errorf("%d checks counted as borrowed", n)
+	}
+}
+
+// askAccess asks what its real user may do, as access(2) does.
+func askAccess(args []string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("the set-user-id bit had no effect: is the temporary folder mounted nosuid?")
+	}
+	if err := unix.Access(args[0], unix.R_OK); !errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("access(2) as nobody: %v, want EACCES", err)
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package bpf
+
+import (
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+)
+
+func seriesOf(s *Snapshot, path, process string) (n uint64, series int) {
+	for _, w := range s.Workloads {
+		if w.Cgroup.Path == path && w.Process.Name == process {
+			n += w.Count
+			series++
+		}
+	}
+	return n, series
+}
+
+func endedCount(s *Snapshot, capability uint8) (n uint64) {
+	for _, c := range s.Ended {
+		if c.Capability == capability {
+			n += c.Count
+		}
+	}
+	return n
+}
+
+// endNow does what housekeeping does from time to time.
+func endNow(t *testing.T, tr *Tracer) {
+	t.Helper()
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	if err := tr.endSeries(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSeriesEnd follows one series from its cgroup's removal to its slot's next use.
+func TestSeriesEnd(t *testing.T) {
+	const name = "short-lived"
+	tr := openLive(t, Options{SeriesLimit: 64, Retention: time.Millisecond, quarantine: time.Millisecond})
+	path := tiny(t, name)
+	dir := newCgroup(t, tr, "ending")
+	for range 3 {
+		run(t, inCgroup(dir, exec.Command(path)))
+	}
+	endNow(t, tr)
+	s := checkIdentities(t, tr)
+	if n, _ := seriesOf(s, "/ending", name); n != 3 {
+		t.Fatalf("%d checks while the cgroup exists, want 3", n)
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Millisecond)
+	endNow(t, tr)
+	s = checkIdentities(t, tr)
+	if n, series := seriesOf(s, "/ending", name); series != 0 || endedCount(s, wakeAlarm) != 3 {
+		t.Fatalf("%d checks in %d series after the end, and %d ended, want 0, 0 and 3", n, series, endedCount(s, wakeAlarm))
+	}
+	time.Sleep(5 * time.Millisecond)
+	endNow(t, tr) // the slot is free again
+	// It comes back, and begins from 0. So many others take all slots, the freed one among them.
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, inCgroup(dir, exec.Command(path)))
+	run(t, helper("/proc/self/exe", "fork", "64", path, path))
+	s = checkIdentities(t, tr)
+	if n, _ := seriesOf(s, "/ending", name); n != 1 {
+		t.Errorf("%d checks after it came back, want 1", n)
+	}
+	if endedCount(s, wakeAlarm) != 3 {
+		t.Errorf("%d ended, want 3", endedCount(s, wakeAlarm))
+	}
+	if s.Series != s.SeriesLimit {
+		t.Errorf("%d series in use, want all %d: a slot was lost", s.Series, s.SeriesLimit)
+	}
+}
+
+// TestRestart removes a cgroup and makes it again, as a service manager does when a service is restarted: its series goes on.
+func TestRestart(t *testing.T) {
+	const name = "restarted"
+	tr := openLive(t, Options{Retention: 50 * time.Millisecond, quarantine: time.Millisecond})
+	path := tiny(t, name)
+	dir := newCgroup(t, tr, "service")
+	for i := range uint64(4) {
+		run(t, inCgroup(dir, exec.Command(path)))
+		if i > 0 {
+			time.Sleep(100 * time.Millisecond)
+			endNow(t, tr) // retires the slot of the cgroup before
+			s := checkIdentities(t, tr)
+			if n, _ := seriesOf(s, "/service", name); n != i+1 {
+				t.Fatalf("%d checks with the slot in quarantine, want %d", n, i+1)
+			}
+			time.Sleep(5 * time.Millisecond)
+			endNow(t, tr) // frees it
+		}
+		s := checkIdentities(t, tr)
+		if n, _ := seriesOf(s, "/service", name); n != i+1 {
+			t.Fatalf("%d checks after %d restarts, want %d", n, i, i+1)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		if i < 3 {
+			if err := os.Mkdir(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	endNow(t, tr)
+	s := checkIdentities(t, tr)
+	if n, series := seriesOf(s, "/service", name); series != 0 || endedCount(s, wakeAlarm) != 4 {
+		t.Errorf("%d checks in %d series at the end, and %d ended, want 0, 0 and 4", n, series, endedCount(s, wakeAlarm))
+	}
+}
