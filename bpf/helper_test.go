@@ -15,6 +15,7 @@ func helpers() map[string]func(args []string) error {
 		"sethostname": askSysAdmin,
 		"fork":        forkMany,
 		"wait":        waitAndAsk,
+		"open":        openAndLook,
 		"read":        readFile,
 		"access":      askAccess,
 		"thread":      askInThread,

@@ -1,0 +1,178 @@
+package bpf
+
+import (
+	"math/rand/v2"
+	"reflect"
+	"testing"
+)
+
+// Where a made-up kernel puts things, in words above ctx. The numbers are those of a real one (6.18, amd64).
+const (
+	inCapable  = 0xffffffff81abd4ff
+	inIterator = 0xffffffff81abcc20
+	inSecurity = 0xffffffff81ac240f
+	inNSCap    = 0xffffffff8128a111
+	inOverride = 0xffffffff81ac3e10 // security_vm_enough_memory_mm
+	firstAsker = 0xffffffff81300000
+)
+
+// stack makes a sample as the kernel side does, with stale copies of return addresses strewn over what nothing else needs.
+func stack(r *rand.Rand, multi bool, caller, wrapper uint64, askerAt int, asker uint64, class uint32) *sample {
+	s := &sample{Capable: inCapable, Caller: caller, Wrapper: wrapper, Asker: asker, Class: class}
+	stale := []uint64{inCapable, inIterator, caller, wrapper, asker, 0}
+	for i := range s.Words {
+		s.Words[i] = r.Uint64()
+		if r.IntN(3) == 0 {
+			s.Words[i] = stale[r.IntN(len(stale))]
+		}
+	}
+	move := 0
+	if multi {
+		move = 7
+		s.Iterator = inIterator
+		s.Words[10] = inIterator
+	}
+	s.Words[10+move], s.Words[12+move], s.Words[askerAt+move] = inCapable, caller, asker
+	if wrapper != 0 {
+		s.Words[17+move] = wrapper
+	}
+	return s
+}
+
+func TestLearn(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	l := newLearner(false)
+	for range 60 {
+		multi := r.IntN(2) == 0
+		l.learn(stack(r, multi, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), classAudited))
+		l.learn(stack(r, multi, inOverride, 0, 16, firstAsker+r.Uint64N(50), classNoAudit))
+		// Somebody's trampoline stands between: the words are not where they always are.
+		blocked := stack(r, multi, inSecurity, inNSCap, 30, firstAsker, classAudited)
+		blocked.Blocked = 1
+		if l.learn(blocked) {
+			t.Fatal("learned from a stack with a trampoline on it")
+		}
+	}
+	var v settingValues
+	table := l.publish(&v)
+	want := settingValues{
+		Single:   layout{Capable: inCapable, CapableAt: 80},
+		Multi:    layout{Capable: inCapable, CapableAt: 136, Iterator: inIterator, IteratorAt: 80},
+		Security: inSecurity, CallerAfter: 16, WrapperAfter: 56, PairSeed: v.PairSeed,
+	}
+	if !reflect.DeepEqual(v, want) {
+		t.Errorf("learned %+v\nwant    %+v", v, want)
+	}
+	if got := known(table); len(got) != 2 || got[pairKey{inSecurity, inNSCap}].AskerAfter != 72 || got[pairKey{inOverride, 0}].AskerAfter != 48 {
+		t.Errorf("learned %v", got)
+	}
+}
+
+func known(table []pair) map[pairKey]pair {
+	m := map[pairKey]pair{}
+	for _, p := range table {
+		if p.Caller != 0 {
+			m[pairKey{p.Caller, p.Wrapper}] = p
+		}
+	}
+	return m
+}
+
+// TestLearnAmbiguous: where a copy always stands beside the right word, nothing is known.
+func TestLearnAmbiguous(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	l := newLearner(false)
+	for range 50 {
+		s := stack(r, false, inSecurity, inNSCap, 19, firstAsker, classAudited)
+		s.Words[40] = firstAsker
+		l.learn(s)
+	}
+	var v settingValues
+	if got := known(l.publish(&v)); len(got) != 0 {
+		t.Errorf("took %v for known", got)
+	}
+	if v.Single.CapableAt != 80 {
+		t.Errorf("layout %+v: the copy of the asker's address is no reason not to know it", v.Single)
+	}
+}
+
+// TestLearnAgain: what contradicts all before it is forgotten, and the new learned.
+func TestLearnAgain(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	l := newLearner(false)
+	teach := func(askerAt int) map[pairKey]pair {
+		for range 30 {
+			l.learn(stack(r, false, inSecurity, inNSCap, askerAt, firstAsker+r.Uint64N(50), classAudited))
+		}
+		var v settingValues
+		return known(l.publish(&v))
+	}
+	teach(19)
+	if got := teach(21); got[pairKey{inSecurity, inNSCap}].AskerAfter != 88 {
+		t.Errorf("learned %v", got)
+	}
+}
+
+// TestTwoClasses: a pair that has been seen with two classes tells none.
+func TestTwoClasses(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	for _, opts := range []bool{false, true} {
+		l := newLearner(opts)
+		for i := range uint32(40) {
+			l.learn(stack(r, false, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), classNoAudit+i%2))
+		}
+		var v settingValues
+		want := 0
+		if opts {
+			want = 1 // the source tells the class of each check, and the pair need not
+		}
+		if got := known(l.publish(&v)); len(got) != want {
+			t.Errorf("opts %t: %v", opts, got)
+		}
+	}
+}
+
+// TestPlace puts as many pairs as may be known on entries of their own, and leaves them there.
+func TestPlace(t *testing.T) {
+	r := rand.New(rand.NewPCG(9, 10))
+	var pairs []pair
+	for range pairLimit {
+		pairs = append(pairs, pair{Caller: 0xffffffff81000000 + r.Uint64N(1<<24), Wrapper: 0xffffffff81000000 + r.Uint64N(1<<24)})
+	}
+	seed, table := place(pairs, 0)
+	if len(known(table)) != len(pairs) {
+		t.Fatalf("%d of %d pairs in the table", len(known(table)), len(pairs))
+	}
+	if again, _ := place(pairs, seed); again != seed {
+		t.Error("moved without need")
+	}
+}
+
+func TestRoles(t *testing.T) {
+	for name := range roles() {
+		if len(name) >= symbolSize || name == "" {
+			t.Errorf("%q cannot be a key of the kernel side's table", name)
+		}
+	}
+}
+
+// FuzzLearn feeds the learner any memory at all: it must not fail, and not publish what the last stacks contradict.
+func FuzzLearn(f *testing.F) {
+	f.Add([]byte{1, 2, 3}, uint64(1))
+	f.Fuzz(func(t *testing.T, raw []byte, seed uint64) {
+		r := rand.New(rand.NewPCG(seed, uint64(len(raw))))
+		l := newLearner(seed%2 == 0)
+		for i := 0; i < len(raw); i++ {
+			s := stack(r, raw[i]&1 != 0, inSecurity+uint64(raw[i]>>6), inNSCap*uint64(raw[i]>>1&1), 18+int(raw[i]>>2&15), firstAsker+uint64(raw[i]), uint32(raw[i]%3))
+			s.Words[r.IntN(len(s.Words))] = uint64(raw[i])
+			l.learn(s)
+		}
+		var v settingValues
+		table := l.publish(&v)
+		for k, p := range known(table) {
+			if p.Class == classUnknown || p.AskerAfter == 0 || p.AskerAfter >= 8*64 {
+				t.Errorf("published %v as %+v", k, p)
+			}
+		}
+	})
+}
