@@ -1,0 +1,106 @@
+package collectors
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+
+	"capability_exporter/bpf"
+)
+
+// sumBy adds a family's values up as PromQL's "sum by (labels)" does, keyed by
+// the labels' values. Only series where keep is true count; nil keeps all.
+func sumBy(family *dto.MetricFamily, labels []string, keep func(map[string]string) bool) map[string]float64 {
+	totals := make(map[string]float64)
+	for _, metric := range family.GetMetric() {
+		values := make(map[string]string)
+		for _, pair := range metric.GetLabel() {
+			values[pair.GetName()] = pair.GetValue()
+		}
+		if keep != nil && !keep(values) {
+			continue
+		}
+		var key []string
+		for _, label := range labels {
+			key = append(key, values[label])
+		}
+		totals[strings.Join(key, " ")] += metric.GetCounter().GetValue()
+	}
+	return totals
+}
+
+// audited keeps series of checks that were made to use the capability.
+func audited(labels map[string]string) bool { return labels["audited"] == "yes" }
+
+// The two identities between the metrics hold in what is exposed if they hold
+// in the snapshot: nothing is counted twice or lost on the way.
+func TestIdentities(t *testing.T) {
+	snapshots := map[string]*bpf.Snapshot{"realistic": realistic()}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, checks := range []int{0, 1, 100, 20000} {
+		snapshots[fmt.Sprintf("%d random checks", checks)] = random(rng, checks)
+	}
+	for name, snapshot := range snapshots {
+		t.Run(name, func(t *testing.T) {
+			families := gatherByName(t, snapshot)
+			checks := families["capability_checks_total"]
+
+			kinds := []string{"capability", "result", "scope"}
+			who := sumBy(families["capability_workload_checks_total"], kinds, nil)
+			for _, name := range []string{"capability_exporter_borrowed_checks_total", "capability_exporter_ended_checks_total"} {
+				for kind, count := range sumBy(families[name], kinds, nil) {
+					who[kind] += count
+				}
+			}
+			if want := nonZero(sumBy(checks, kinds, audited)); !maps.Equal(nonZero(who), want) {
+				t.Errorf("workloads + borrowed + ended:\n%v\naudited checks:\n%v", who, want)
+			}
+
+			kinds = []string{"capability", "result", "audited"}
+			sites := sumBy(families["capability_call_site_checks_total"], kinds, nil)
+			if want := nonZero(sumBy(checks, kinds, nil)); !maps.Equal(nonZero(sites), want) {
+				t.Errorf("call sites:\n%v\nchecks over both scopes:\n%v", sites, want)
+			}
+
+			// Nothing of the snapshot got lost on both sides.
+			var counted float64
+			for _, site := range snapshot.Sites {
+				counted += float64(site.Count)
+			}
+			if got := sumBy(checks, nil, nil)[""]; got != counted {
+				t.Errorf("%v checks are exposed, %v were counted", got, counted)
+			}
+			unknown := sumBy(checks, nil, func(l map[string]string) bool { return l["audited"] == "unknown" })[""]
+			if got := sumBy(families["capability_exporter_unclassified_checks_total"], nil, nil)[""]; got != unknown {
+				t.Errorf("%v unclassified checks, but %v with audited=\"unknown\"", got, unknown)
+			}
+			other := sumBy(families["capability_workload_checks_total"], nil, func(l map[string]string) bool { return l["workload"] == Other })[""]
+			if got := sumBy(families["capability_exporter_overflow_checks_total"], nil, nil)[""]; got != other {
+				t.Errorf("%v overflow checks, but %v under workload %s", got, other, Other)
+			}
+		})
+	}
+}
+
+func nonZero(totals map[string]float64) map[string]float64 {
+	kept := maps.Clone(totals)
+	maps.DeleteFunc(kept, func(_ string, count float64) bool { return count == 0 })
+	return kept
+}
+
+// Where audited checks occurred, PromQL finds borrowed and ended to match them.
+func TestPartsHaveAPartner(t *testing.T) {
+	families := gatherByName(t, realistic())
+	kinds := []string{"capability", "result", "scope"}
+	want := slices.Sorted(maps.Keys(nonZero(sumBy(families["capability_checks_total"], kinds, audited))))
+	for _, name := range []string{"capability_exporter_borrowed_checks_total", "capability_exporter_ended_checks_total"} {
+		if got := slices.Sorted(maps.Keys(sumBy(families[name], kinds, nil))); !slices.Equal(got, want) {
+			t.Errorf("%s has %q, audited checks occurred for %q", name, got, want)
+		}
+	}
+}

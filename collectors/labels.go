@@ -1,0 +1,95 @@
+package collectors
+
+import (
+	"fmt"
+	"strings"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf"
+)
+
+// Label values of the exporter's own. No name of a workload, process or call
+// site is ever written like one of them.
+const (
+	// Other stands for all that found the table full.
+	Other = "_other"
+	// Unknown stands where no name could be had.
+	Unknown = "_unknown"
+
+	kernelThread = "[kernel]"
+	exitingTask  = "[exiting]"
+)
+
+// capabilityNames is read only. A scrape needs a name for each of its series,
+// and libcap's own are in lower case and start with a map look-up.
+var capabilityNames = func() (names [1 << 8]string) {
+	for number := range names {
+		names[number] = fmt.Sprintf("CAP_%d", number)
+		if number < cap.NamedCount {
+			names[number] = strings.ToUpper(cap.Value(number).String())
+		}
+	}
+	return names
+}()
+
+// Capability returns the name of a capability as capabilities(7) writes it,
+// such as CAP_SYS_ADMIN, or CAP_63 where libcap has no name for the number.
+func Capability(number uint8) string {
+	return capabilityNames[number]
+}
+
+// Result returns granted or denied.
+func Result(denied bool) string {
+	if denied {
+		return "denied"
+	}
+	return "granted"
+}
+
+// Scope returns host for a check asked of the initial user namespace, userns
+// for one asked of another.
+func Scope(userNS bool) string {
+	if userNS {
+		return "userns"
+	}
+	return "host"
+}
+
+// AuditedLabel returns yes, no or unknown.
+func AuditedLabel(audited bpf.Audited) string {
+	switch audited {
+	case bpf.AuditedYes:
+		return "yes"
+	case bpf.AuditedNo:
+		return "no"
+	default:
+		return "unknown"
+	}
+}
+
+// Process returns the executable's file name, escaped as escapeName does;
+// [kernel] for a kernel thread, [exiting] for a task that has no memory left.
+// A file always has a name, so an empty one is one that could not be read: _unknown.
+func Process(p bpf.Process) string {
+	switch {
+	case p.Kind == bpf.ProcessKernel:
+		return kernelThread
+	case p.Kind == bpf.ProcessExiting:
+		return exitingTask
+	case p.Name == "":
+		return Unknown
+	default:
+		return escapeName(p.Name)
+	}
+}
+
+// Workload returns the cgroup's path, escaped as escapeName does. Where the
+// path or its beginning is not known the cgroup's number takes its place, as
+// in "[cgroup:4711]" or "[cgroup:4711]/app/worker".
+func Workload(c bpf.Cgroup) string {
+	if c.Path != "" && !c.Truncated {
+		return escapeName(c.Path)
+	}
+	return fmt.Sprintf("[cgroup:%d]%s", c.ID, escapeBytes(c.Path))
+}

@@ -1,0 +1,65 @@
+package collectors
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"capability_exporter/bpf"
+)
+
+// workloads exposes who asked, and how much of the room for that is in use.
+type workloads struct {
+	checks      *prometheus.Desc
+	overflow    *prometheus.Desc
+	series      *prometheus.Desc
+	seriesLimit *prometheus.Desc
+}
+
+func newWorkloads() workloads {
+	return workloads{
+		checks: desc("capability_workload_checks_total",
+			"Audited capability checks by who asked. Those that found no free series stand under workload=\"_other\".",
+			"capability", "result", "scope", "workload", "process"),
+		overflow: desc("capability_exporter_overflow_checks_total",
+			"Audited checks that stand under workload=\"_other\" because the limit of workload series was reached."),
+		series: desc("capability_exporter_workload_series",
+			"Workload series in use."),
+		seriesLimit: desc("capability_exporter_workload_series_limit",
+			"Workload series there is room for, as set by --series.limit."),
+	}
+}
+
+func (w workloads) describe(ch chan<- *prometheus.Desc) {
+	ch <- w.checks
+	ch <- w.overflow
+	ch <- w.series
+	ch <- w.seriesLimit
+}
+
+// workloadCheck is what capability_workload_checks_total is split by.
+type workloadCheck struct {
+	bpf.Check
+	workload, process string
+}
+
+func (w workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
+	totals := make(sums[workloadCheck], len(s.Workloads))
+	var overflow uint64
+	for i := range s.Workloads {
+		slot := &s.Workloads[i]
+		check := workloadCheck{slot.Check, Other, Other}
+		if slot.Overflow {
+			overflow += slot.Count
+		} else {
+			check.workload, check.process = Workload(slot.Cgroup), Process(slot.Process)
+		}
+		totals.add(check, slot.Count, slot.Created)
+	}
+
+	for check, total := range totals {
+		ch <- counter(w.checks, total.count, total.created,
+			Capability(check.Capability), Result(check.Denied), Scope(check.UserNS), check.workload, check.process)
+	}
+	ch <- counter(w.overflow, overflow, s.Attached)
+	ch <- gauge(w.series, float64(s.Series))
+	ch <- gauge(w.seriesLimit, float64(s.SeriesLimit))
+}
