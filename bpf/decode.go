@@ -55,18 +55,24 @@ func processOf(kind uint8, name []byte) Process {
 	return Process{Kind: ProcessFile, Name: text(name)}
 }
 
-// A bootClock turns the kernel side's times (CLOCK_BOOTTIME) into ours.
+// A bootClock turns the kernel side's times (CLOCK_BOOTTIME) into ours. It is read once, so that a created timestamp stays
+// the same from one snapshot to the next, whatever is done to the wall clock.
 type bootClock struct {
 	boot int64
 	wall time.Time
 }
 
 func readBootClock() (bootClock, error) {
+	boot, err := bootTime()
+	return bootClock{boot: boot, wall: time.Now()}, err
+}
+
+func bootTime() (int64, error) {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return bootClock{}, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
+		return 0, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
 	}
-	return bootClock{boot: ts.Nano(), wall: time.Now()}, nil
+	return ts.Nano(), nil
 }
 
 func (c bootClock) time(boot uint64) time.Time {

@@ -124,7 +124,7 @@ func (t *Tracer) endSeries() error {
 	if err := t.freeSlots(); err != nil {
 		return err
 	}
-	clock, err := readBootClock()
+	now, err := bootTime()
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func (t *Tracer) endSeries() error {
 			return err
 		}
 		t.cgroups[key].offline = state.offline
-		if state.offline != 0 && clock.wall.Sub(clock.time(state.offline)) > t.opts.Retention {
+		if state.offline != 0 && now-int64(state.offline) > int64(t.opts.Retention) {
 			over[key] = true
 		} else {
 			served[state.cgroup.Path] = true
@@ -149,7 +149,7 @@ func (t *Tracer) endSeries() error {
 	if len(over) == 0 {
 		return nil
 	}
-	if err := t.retireSlots(over, served, clock); err != nil {
+	if err := t.retireSlots(over, served); err != nil {
 		return err
 	}
 	for key := range over {
@@ -191,7 +191,7 @@ func (t *Tracer) eachSeries(f func(slot uint32, r *whoRecord) error) error {
 }
 
 // retireSlots takes the slots of the cgroups that are over into quarantine.
-func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool, clock bootClock) error {
+func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool) error {
 	return t.eachSeries(func(slot uint32, r *whoRecord) error {
 		if !over[r.cgroup()] {
 			return nil
@@ -206,7 +206,7 @@ func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool, cl
 		t.life.last[slot] = r.Created
 		t.life.quarantine = append(t.life.quarantine, retiredSlot{
 			slot: slot, key: seriesKey{w.Cgroup.Path, w.Process, w.Check}, carry: served[w.Cgroup.Path],
-			created: clock.time(r.Created), sites: w.CallSites, since: clock.wall,
+			created: t.clock.time(r.Created), sites: w.CallSites, since: time.Now(),
 		})
 		return nil
 	})

@@ -29,10 +29,6 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 	if err != nil {
 		return Announcement{}, err
 	}
-	clock, err := readBootClock()
-	if err != nil {
-		return Announcement{}, err
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	state, err := t.cgroup(cgroupKey{Id: r.Cgroup, Hierarchy: uint64(r.Hierarchy)})
@@ -44,7 +40,7 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 		return Announcement{}, err
 	}
 	return Announcement{
-		Time: clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)),
+		Time: t.clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)),
 		Cgroup: state.cgroup, Process: processOf(r.Kind, r.Name[:]),
 		Overflow: r.Slot < whoBorrowed, Borrowed: r.Slot >= whoBorrowed && r.Slot < whoFixed,
 		TGID: r.Tgid, TID: r.Tid, UID: r.Uid, Syscall: r.Syscall, Symbol: symbol,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -11,9 +12,11 @@ import (
 
 // buffers are kept from one snapshot to the next.
 type buffers struct {
-	pages    []counterPage // one page on each CPU
-	counters []uint64      // summed over the CPUs, by page
+	keys     []uint32
+	pages    []counterPage // of each key, one for each CPU
+	counters []uint64      // summed over the CPUs
 	stats    []statValues
+	noBatch  bool // the kernel reads one page at a time
 }
 
 // A cgroupState is what is known of a cgroup that asked for something.
@@ -22,19 +25,16 @@ type cgroupState struct {
 	offline uint64 // boot time; 0: it exists
 }
 
-// Snapshot reads what has been counted so far. It costs one bpf(2) call for each 512 slots, and a few more.
+// Snapshot reads what has been counted so far: all counters in one bpf(2) call where the kernel can (5.13), and a few more
+// calls for the rest. Up to 6.1 each call is itself an audited check of CAP_BPF (bpf_capable in kernel/bpf/syscall.c).
 func (t *Tracer) Snapshot() (*Snapshot, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	clock, err := readBootClock()
-	if err != nil {
-		return nil, err
-	}
 	if err := t.readCounters(); err != nil {
 		return nil, err
 	}
-	s := &Snapshot{Time: clock.wall, Attached: t.attached, SeriesLimit: t.opts.SeriesLimit, RingRecords: t.ringRecords.Load()}
-	if err := errors.Join(t.addSites(s, clock), t.addWorkloads(s, clock), t.addLosses(s)); err != nil {
+	s := &Snapshot{Time: time.Now(), Attached: t.attached, SeriesLimit: t.opts.SeriesLimit, RingRecords: t.ringRecords.Load()}
+	if err := errors.Join(t.addSites(s), t.addWorkloads(s), t.addLosses(s)); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -42,19 +42,47 @@ func (t *Tracer) Snapshot() (*Snapshot, error) {
 
 // readCounters sums each slot over the CPUs.
 func (t *Tracer) readCounters() error {
-	m := t.objects.collection.Maps["counters"]
 	b := &t.buffers
-	b.counters = slices.Grow(b.counters[:0], int(m.MaxEntries())*pageSlots)[:int(m.MaxEntries())*pageSlots]
+	if err := t.readPages(); err != nil {
+		return fmt.Errorf("read the counters: %w", err)
+	}
+	cpus := len(b.pages) / len(b.keys)
 	clear(b.counters)
-	for page := range m.MaxEntries() {
-		if err := m.Lookup(page, &b.pages); err != nil {
-			return fmt.Errorf("read the counters: %w", err)
-		}
+	for i := range b.pages {
+		page := i / cpus
 		sum := b.counters[page*pageSlots:][:pageSlots]
-		for cpu := range b.pages {
-			for i, n := range b.pages[cpu].Count {
-				sum[i] += n
-			}
+		for slot, n := range b.pages[i].Count {
+			sum[slot] += n
+		}
+	}
+	return nil
+}
+
+func (t *Tracer) readPages() error {
+	b := &t.buffers
+	m := t.objects.collection.Maps["counters"]
+	if b.keys == nil {
+		cpus, err := ebpf.PossibleCPU()
+		if err != nil {
+			return err
+		}
+		b.keys = make([]uint32, m.MaxEntries())
+		b.pages = make([]counterPage, len(b.keys)*cpus)
+		b.counters = make([]uint64, len(b.keys)*pageSlots)
+	}
+	if !b.noBatch {
+		var cursor ebpf.MapBatchCursor
+		n, err := m.BatchLookup(&cursor, b.keys, b.pages, nil)
+		if n == len(b.keys) && (err == nil || errors.Is(err, ebpf.ErrKeyNotExist)) {
+			return nil
+		}
+		t.opts.Logger.Debug("no batch look-up; the counters are read one page at a time", "err", err)
+		b.noBatch = true
+	}
+	cpus := len(b.pages) / len(b.keys)
+	for page := range b.keys {
+		if err := m.Lookup(uint32(page), b.pages[page*cpus:][:cpus]); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -77,7 +105,7 @@ func record[T any](m *ebpf.Memory, slot uint32) (*T, error) {
 	return v, nil
 }
 
-func (t *Tracer) addSites(s *Snapshot, clock bootClock) error {
+func (t *Tracer) addSites(s *Snapshot) error {
 	for slot := range uint32(siteFixed + t.opts.SiteLimit) {
 		n := t.siteCount(slot)
 		if n == 0 {
@@ -92,13 +120,13 @@ func (t *Tracer) addSites(s *Snapshot, clock bootClock) error {
 			return err
 		}
 		s.Sites = append(s.Sites, SiteCount{
-			Check: checkOf(r.What), Audited: auditedOf(r.What), Symbol: text(r.Symbol[:]), Count: n, Created: clock.time(r.Created),
+			Check: checkOf(r.What), Audited: auditedOf(r.What), Symbol: text(r.Symbol[:]), Count: n, Created: t.clock.time(r.Created),
 		})
 	}
 	return nil
 }
 
-func (t *Tracer) addWorkloads(s *Snapshot, clock bootClock) error {
+func (t *Tracer) addWorkloads(s *Snapshot) error {
 	for slot := range uint32(whoFixed) {
 		n := t.whoCount(slot)
 		if n == 0 {
@@ -115,7 +143,7 @@ func (t *Tracer) addWorkloads(s *Snapshot, clock bootClock) error {
 		if err != nil {
 			return err
 		}
-		w.Count, w.Created = t.whoCount(slot), clock.time(r.Created)
+		w.Count, w.Created = t.whoCount(slot), t.clock.time(r.Created)
 		s.Workloads = append(s.Workloads, w)
 		s.Series++
 		return nil

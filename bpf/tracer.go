@@ -77,6 +77,7 @@ type Tracer struct {
 	objects  *objects
 	refused  []Refusal
 	attached time.Time
+	clock    bootClock
 
 	siteRecords, whoRecords *ebpf.Memory
 	ring, samples           *ringbuf.Reader
@@ -122,7 +123,7 @@ func Open(opts Options) (*Tracer, error) {
 		}
 		r := Refusal{Source: s.name, Reason: f.reasonOf(err), Err: err}
 		t.refused = append(t.refused, r)
-		opts.Logger.Warn("source refused", "source", s.name, "reason", r.Reason, "err", err)
+		opts.Logger.Warn("source refused", "via", s.name, "reason", r.Reason, "err", err)
 		errs = append(errs, fmt.Errorf("source %s (%s): %w", s.name, r.Reason, err))
 	}
 	if t.objects == nil {
@@ -131,7 +132,7 @@ func Open(opts Options) (*Tracer, error) {
 	if err := t.start(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	opts.Logger.Info("counting capability checks", "source", t.source.name, "audit", t.Info().Audit, "cgroups", t.hierarchy.name)
+	opts.Logger.Info("counting capability checks", "via", t.source.name, "audit", t.Info().Audit, "cgroups", t.hierarchy.name)
 	return t, nil
 }
 
@@ -177,7 +178,10 @@ func (t *Tracer) start() (err error) {
 	if err := t.chooseHierarchy(); err != nil {
 		return err
 	}
-	t.attached = time.Now()
+	if t.clock, err = readBootClock(); err != nil {
+		return err
+	}
+	t.attached = t.clock.wall
 	if err := t.objects.attach(); err != nil {
 		return err
 	}
