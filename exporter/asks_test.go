@@ -1,0 +1,94 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+// asks returns what an exporter has counted for the executable of that name:
+// "CAP_BPF granted" and how often.
+func (p *process) asks(t *testing.T, executable string) map[string]float64 {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(strings.NewReader(p.get(t, "/metrics").body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]float64{}
+	for _, metric := range families["capability_workload_checks_total"].GetMetric() {
+		labels := map[string]string{}
+		for _, pair := range metric.GetLabel() {
+			labels[pair.GetName()] = pair.GetValue()
+		}
+		if labels["process"] == executable {
+			counts[labels["capability"]+" "+labels["result"]] += value(metric)
+		}
+	}
+	return counts
+}
+
+func value(metric *dto.Metric) float64 { return metric.GetCounter().GetValue() }
+
+// TestBinaryAsksForNothingElse watches an exporter with another one. Until it
+// attaches it asks for CAP_SETPCAP in capset(2), once per thread and only where
+// there is something to give up, and besides that only for what it holds.
+// Scrapes, the page and the stop are denied nothing.
+func TestBinaryAsksForNothingElse(t *testing.T) {
+	watching := copyOf(t, exporter(t))
+	watcher := startProcess(t, watching, watching, "--web.listen-address=127.0.0.1:0")
+
+	plain := copyOf(t, exporter(t))
+	capable := withFileCaps(t, exporter(t))
+	for _, test := range []struct {
+		name, program string
+		givesUp       bool // inheritable and ambient sets; file capabilities leave them empty
+		args          []string
+	}{
+		{"ambient", plain, true, withBoth(plain, "--web.listen-address=127.0.0.1:0")},
+		{"file capabilities", capable, false, asNobodyBySu("exec " + capable + " --web.listen-address=127.0.0.1:0")},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			executable := filepath.Base(test.program)
+			before := watcher.asks(t, executable)
+			p := startProcess(t, test.program, test.args...)
+			threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", p.pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+
+			attached := watcher.asks(t, executable)
+			if attached["CAP_BPF granted"] == before["CAP_BPF granted"] {
+				t.Fatalf("the watcher did not see it attach: %v", attached)
+			}
+			if got := attached["CAP_SETPCAP denied"]; got > float64(len(threads)) || (got > 0) != test.givesUp {
+				t.Errorf("asked %v times for CAP_SETPCAP with %d threads", got, len(threads))
+			}
+			for _, key := range slices.Sorted(maps.Keys(attached)) {
+				switch key {
+				case "CAP_SETPCAP denied", "CAP_BPF granted", "CAP_PERFMON granted":
+				default:
+					t.Errorf("%s: %v", key, attached[key])
+				}
+			}
+
+			for range 3 {
+				p.get(t, "/metrics")
+				p.get(t, "/")
+			}
+			p.checkStop(t)
+			for key, count := range watcher.asks(t, executable) {
+				if strings.HasSuffix(key, "denied") && count != attached[key] {
+					t.Errorf("after it had attached: %s, %v times", key, count-attached[key])
+				}
+			}
+		})
+	}
+}

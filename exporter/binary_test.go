@@ -1,0 +1,388 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// These tests run the program itself, built as it is shipped, with the
+// privileges of several ways to start it.
+
+const nobody = 65534
+
+// asNobody starts a program without capabilities, by setpriv(1); options of
+// setpriv may stand before it.
+func asNobody(args ...string) []string {
+	return slices.Concat([]string{"setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"}, args)
+}
+
+// withBoth starts a program as nobody, with both as ambient capabilities.
+func withBoth(args ...string) []string {
+	return asNobody(slices.Concat([]string{"--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"}, args)...)
+}
+
+// built is the directory of the program, made at the first use.
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "capability_exporter")
+	if err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // nobody starts it from there
+		return dir, err
+	}
+	// With cgo the build would be linked to this machine's libc.
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "capability_exporter"), ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("%w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+func removeBuilt() {
+	if dir, _ := built(); dir != "" {
+		os.RemoveAll(dir)
+	}
+}
+
+// needsRoot skips, or under CI fails, a test that starts programs with other
+// privileges.
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatal("CI must run this as root")
+	}
+	t.Skip("needs root, to start programs with other privileges")
+}
+
+// needsTracing skips a test in which the program has to attach.
+func needsTracing(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat("/sys/kernel/btf/vmlinux"); err != nil {
+		t.Skipf("the kernel has no type information (CONFIG_DEBUG_INFO_BTF): %v", err)
+	}
+}
+
+// copyOf puts a program into a directory of its own under a name of its own,
+// by which its process is found.
+func copyOf(t *testing.T, program string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(filepath.Dir(exporter(t)), "copy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "ce_"+strings.TrimPrefix(filepath.Base(dir), "copy"))
+	if err := os.WriteFile(path, content, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func exporter(t *testing.T) string {
+	t.Helper()
+	needsRoot(t)
+	dir, err := built()
+	if err != nil {
+		t.Fatalf("building the program: %v", err)
+	}
+	return filepath.Join(dir, "capability_exporter")
+}
+
+// withFileCaps is copyOf with setcap cap_bpf,cap_perfmon=ep.
+func withFileCaps(t *testing.T, program string) string {
+	t.Helper()
+	path := copyOf(t, program)
+	if out, err := command("setcap", "cap_bpf,cap_perfmon=ep", path).CombinedOutput(); err != nil {
+		t.Fatalf("setcap: %v\n%s", err, out)
+	}
+	return path
+}
+
+// asNobodyBySu starts a program as a user would: other than with setpriv, the
+// kernel then sees credentials that are raised by the file's capabilities.
+func asNobodyBySu(shellCommand string) []string {
+	return []string{"su", "-s", "/bin/sh", "nobody", "-c", shellCommand}
+}
+
+// command has the system's programs in its path, whatever the test's own is.
+func command(args ...string) *exec.Cmd {
+	const path = "/usr/sbin:/usr/bin:/sbin:/bin"
+	name := args[0]
+	for dir := range strings.SplitSeq(path, ":") {
+		if candidate := filepath.Join(dir, name); !strings.Contains(name, "/") && exists(candidate) {
+			name = candidate
+			break
+		}
+	}
+	c := exec.Command(name, args[1:]...)
+	c.Env = append(os.Environ(), "PATH="+path)
+	return c
+}
+
+func exists(path string) bool { _, err := os.Stat(path); return err == nil }
+
+// process is a running exporter that has attached.
+type process struct {
+	*instance
+	pid int
+	cmd *exec.Cmd
+}
+
+// startProcess runs a command line that ends up executing program.
+func startProcess(t *testing.T, program string, args ...string) *process {
+	t.Helper()
+	needsTracing(t)
+	reader, writer := io.Pipe()
+	cmd := command(args...)
+	cmd.Stderr = writer
+	p := &process{instance: &instance{client: newClient(), log: readLog(reader)}, cmd: cmd}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p.ended = make(chan error, 1)
+	go func() {
+		err := cmd.Wait()
+		writer.Close()
+		p.ended <- err
+	}()
+	p.cancel = func() {
+		if p.pid != 0 {
+			_ = unix.Kill(p.pid, unix.SIGTERM) // it may have ended by itself
+		}
+	}
+	t.Cleanup(func() { _ = p.instance.stop() }) // for the tests that do not look at it
+	p.address = p.log.waitFor(t, listening)
+	p.log.waitFor(t, `msg="counting capability checks" via=(\w+)`)
+	p.pid = pidOf(t, program)
+	p.waitReady(t)
+	return p
+}
+
+// pidOf finds the process that executes a file. It need not be the one that was
+// started: su(1) stays and waits for it.
+func pidOf(t *testing.T, program string) int {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if target, err := os.Readlink(link); err == nil && target == program {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatalf("no process executes %s", program)
+	return 0
+}
+
+// checkPrivileges reads what each thread of a process holds.
+func (p *process) checkPrivileges(t *testing.T, want procStatus) {
+	t.Helper()
+	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(paths) < 3 {
+		t.Fatalf("%d threads, a Go program that serves has more", len(paths))
+	}
+	for _, path := range paths {
+		got, err := readProcStatus(path)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got != want {
+			t.Errorf("%s: %v, want %v", path, got, want)
+		}
+	}
+}
+
+// checkStop ends the process by a signal, which it must answer with exit status 0.
+func (p *process) checkStop(t *testing.T) {
+	t.Helper()
+	if err := p.instance.stop(); err != nil {
+		t.Errorf("stopped with %v\n%s", err, p.log.all.String())
+	}
+}
+
+func ownBounding(t *testing.T) uint64 {
+	t.Helper()
+	status, err := readProcStatus("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return status.bounding
+}
+
+func TestBinaryAsRoot(t *testing.T) {
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
+	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, noNewPrivs: true})
+	p.checkStop(t)
+}
+
+func TestBinaryWithAmbient(t *testing.T) {
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
+	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, bounding: ownBounding(t), noNewPrivs: true})
+	p.checkStop(t)
+}
+
+func TestBinaryWithFileCapabilities(t *testing.T) {
+	// First that a program started this way is in fact not dumpable: else
+	// the test would show nothing.
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	helper := withFileCaps(t, self)
+	out, err := command(asNobodyBySu(helperRole + "=" + helperDumpable + " exec " + helper)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if got := strings.TrimSpace(string(out)); got == "1" || !regexp.MustCompile(`^\d$`).MatchString(got) {
+		t.Fatalf("a program with file capabilities started by su has dumpable %q, this test is of one that is not", got)
+	}
+
+	program := withFileCaps(t, exporter(t))
+	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
+	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, bounding: ownBounding(t), noNewPrivs: true})
+	// Dumpable again: its files in /proc are its own.
+	var stat unix.Stat_t
+	if err := unix.Stat(fmt.Sprintf("/proc/%d/fd", p.pid), &stat); err != nil {
+		t.Fatal(err)
+	}
+	if stat.Uid != nobody {
+		t.Errorf("/proc/PID/fd belongs to uid %d, so that the exporter cannot list it", stat.Uid)
+	}
+	if metrics := p.get(t, "/metrics").body; !strings.Contains(metrics, "\nprocess_open_fds ") {
+		t.Error("the metrics of its own process are missing")
+	}
+	p.checkStop(t)
+}
+
+func TestBinaryWithPermittedFileCapabilities(t *testing.T) {
+	program := copyOf(t, exporter(t))
+	if out, err := command("setcap", "cap_bpf,cap_perfmon,cap_setpcap=p", program).CombinedOutput(); err != nil {
+		t.Fatalf("setcap: %v\n%s", err, out)
+	}
+	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
+	// CAP_SETPCAP is given up with the rest, after the bounding set is emptied by it.
+	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, noNewPrivs: true})
+	p.checkStop(t)
+}
+
+func TestBinaryRefuses(t *testing.T) {
+	plain := copyOf(t, exporter(t))
+	capable := withFileCaps(t, exporter(t))
+	nosuid := filepath.Join(filepath.Dir(plain), "mount")
+	if err := os.Mkdir(nosuid, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	onNosuid := fmt.Sprintf("mount -t tmpfs -o nosuid,mode=755 none %[1]s && cp %[2]s %[1]s/x && setcap cap_bpf,cap_perfmon=ep %[1]s/x && exec setpriv --reuid 65534 --regid 65534 --clear-groups %[1]s/x",
+		nosuid, plain)
+
+	for _, test := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"nothing", asNobody(plain), "no capability at all"},
+		{"one of the two", asNobody("--inh-caps", "+bpf", "--ambient-caps", "+bpf", plain), "missing CAP_PERFMON\nThe process was started with CAP_BPF."},
+		{"a user namespace", []string{"unshare", "-Ur", plain}, "held only in a user namespace"},
+		{"no_new_privs", asNobodyBySu("exec setpriv --nnp " + capable), "no_new_privs cancels them"},
+		{"bounding set", []string{"setpriv", "--bounding-set", "-bpf,-perfmon", plain}, "bounding set lacks CAP_PERFMON and CAP_BPF"},
+		{"nosuid", []string{"unshare", "--mount", "sh", "-c", onNosuid}, "mounted nosuid"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			out := failed(t, command(test.args...))
+			for _, want := range []string{test.want, "capability_exporter: missing CAP_", "AmbientCapabilities=", "securityContext", "setcap"} {
+				if !strings.Contains(out, want) {
+					t.Errorf("does not say %q:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
+
+func TestBinaryUnderSeccomp(t *testing.T) {
+	needsTracing(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := command(self, exporter(t), "--web.listen-address=127.0.0.1:0")
+	cmd.Env = append(cmd.Env, helperRole+"="+helperSeccomp)
+	if out := failed(t, cmd); !strings.Contains(out, "seccomp filter refuses the system call bpf(2)") {
+		t.Errorf("does not say that seccomp refused:\n%s", out)
+	}
+}
+
+func TestBinaryWrongUse(t *testing.T) {
+	for _, arg := range []string{"--no-such-flag", "--web.listen-address=nonsense", "--web.config.file=/does/not/exist", "--web.telemetry-path=/"} {
+		t.Run(arg, func(t *testing.T) {
+			cmd := command(exporter(t), "--log.level=error", arg)
+			if out := failed(t, cmd); strings.Count(out, "\n") != 1 || !strings.HasPrefix(out, "capability_exporter: ") {
+				t.Errorf("want one line, got:\n%s", out)
+			}
+		})
+	}
+	// Asking for help needs no privileges.
+	if out, err := command(asNobody(exporter(t), "--help")...).Output(); err != nil || !strings.Contains(string(out), "--series.limit") {
+		t.Errorf("--help: %v\n%s", err, out)
+	}
+}
+
+// failed runs a program that must end by itself, with exit status 1, and
+// returns what it says.
+func failed(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// A program that runs on in place of failing must not outlive the test.
+	hung := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	defer hung.Stop()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 1 {
+		t.Fatalf("ended with %v, want exit status 1:\n%s", err, &out)
+	}
+	if strings.Contains(out.String(), "goroutine ") {
+		t.Errorf("has a stack trace:\n%s", &out)
+	}
+	return out.String()
+}

@@ -1,0 +1,190 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math/bits"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf"
+)
+
+// initialUserNamespace is what /proc/self/ns/user reads in the namespace the
+// kernel starts with: its inode number is fixed (PROC_USER_INIT_INO).
+const initialUserNamespace = "user:[4026531837]"
+
+// howToGive ends each message about a missing capability.
+const howToGive = `Give it CAP_BPF and CAP_PERFMON, and nothing else:
+  systemd:     AmbientCapabilities=CAP_BPF CAP_PERFMON
+               CapabilityBoundingSet=CAP_BPF CAP_PERFMON
+  Kubernetes:  securityContext: {runAsUser: 0, capabilities: {drop: [ALL], add: [BPF, PERFMON]}}
+               (another user than 0 gets none of the capabilities that are added)
+  a file:      setcap cap_bpf,cap_perfmon=ep /path/to/capability_exporter`
+
+// circumstances is how the process was started, as far as it decides which
+// capabilities it has.
+type circumstances struct {
+	procStatus // before anything was given up
+
+	userNamespace string // as /proc/self/ns/user reads; empty where the kernel has no user namespaces
+	fileCaps      uint64 // the permitted set of the executable's file capabilities
+	noSUID        bool   // the executable lies on a mount with the nosuid option
+}
+
+// observeCircumstances looks at the process itself and at its executable.
+// Nothing that it reads needs a capability.
+func observeCircumstances() (circumstances, error) {
+	status, err := readProcStatus("/proc/self/status")
+	if err != nil {
+		return circumstances{}, fmt.Errorf("cannot see the own privileges, is /proc mounted? %w", err)
+	}
+	c := circumstances{procStatus: status}
+
+	c.userNamespace, err = os.Readlink("/proc/self/ns/user")
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return circumstances{}, fmt.Errorf("cannot see the own user namespace: %w", err)
+	}
+
+	// The rest only makes a message better: where it cannot be read it is
+	// left out.
+	const executable = "/proc/self/exe"
+	if file, err := cap.GetFile(executable); err == nil {
+		for value := range cap.MaxBits() {
+			if has, err := file.GetFlag(cap.Permitted, value); err == nil && has {
+				c.fileCaps |= 1 << value
+			}
+		}
+	}
+	var mount unix.Statfs_t
+	if err := unix.Statfs(executable, &mount); err == nil {
+		// statfs(2) calls it ST_NOSUID, with the value of MS_NOSUID.
+		c.noSUID = mount.Flags&unix.MS_NOSUID != 0
+	}
+	return c, nil
+}
+
+// check returns nil if the process can use all it requires, or else an error
+// that names what is missing, why, and how to give it. It is several lines
+// long.
+func (c circumstances) check() error {
+	required := requiredMask()
+	missing := required &^ c.permitted
+	inInitial := c.userNamespace == "" || c.userNamespace == initialUserNamespace
+	if missing == 0 && inInitial {
+		return nil
+	}
+
+	var reasons []string
+	if !inInitial {
+		if held := c.permitted & required; held != 0 {
+			reasons = append(reasons, fmt.Sprintf(
+				"%s held only in a user namespace (%s), and the kernel asks for them in the initial one: start it outside of unshare(1), rootless containers and the like.",
+				capabilityNames(held), c.userNamespace))
+		} else {
+			reasons = append(reasons, fmt.Sprintf(
+				"The process is in a user namespace (%s), where capabilities would be of no use: the kernel asks for them in the initial one.", c.userNamespace))
+		}
+		missing = required
+	}
+	if lost := c.fileCaps & required &^ c.permitted; lost != 0 {
+		if c.noNewPrivs {
+			reasons = append(reasons, fmt.Sprintf(
+				"The executable has %s as file capabilities, but no_new_privs cancels them: start it without (systemd: NoNewPrivileges=no; Kubernetes: allowPrivilegeEscalation: true), or give the capabilities another way.",
+				capabilityNames(lost)))
+		}
+		if c.noSUID {
+			reasons = append(reasons, fmt.Sprintf(
+				"The executable has %s as file capabilities, but lies on a file system mounted nosuid, which cancels them.", capabilityNames(lost)))
+		}
+	}
+	if lacks := required &^ c.bounding; lacks != 0 {
+		reasons = append(reasons, fmt.Sprintf(
+			"The bounding set lacks %s, so that the process cannot be given them: see CapabilityBoundingSet= of the unit, or what the container adds.", capabilityNames(lacks)))
+	}
+	if len(reasons) == 0 {
+		if c.permitted == 0 {
+			reasons = append(reasons, "The process was started with no capability at all.")
+		} else {
+			reasons = append(reasons, fmt.Sprintf("The process was started with %s.", capabilityNames(c.permitted)))
+		}
+	}
+	return fmt.Errorf("missing %s\n%s\n%s", capabilityNames(missing), strings.Join(reasons, "\n"), howToGive)
+}
+
+// explainRefusal puts before an error of bpf.Open who refused, where the
+// process held all it needs and was refused all the same. Other errors are
+// returned as they are.
+func (c circumstances) explainRefusal(err error) error {
+	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	return fmt.Errorf("%s\n%w", refusedBy(probeBPF(), c.seccomp), err)
+}
+
+// probeBPF makes a bpf(2) call that is wrong in a way the kernel sees before
+// it asks any security module: a size above a page is E2BIG
+// (bpf_check_uarg_tail_zero). Any other answer comes from something that
+// stands before the system call.
+func probeBPF() unix.Errno {
+	_, _, errno := unix.RawSyscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, 0, 1<<30)
+	return errno
+}
+
+// refusedBy says who refused bpf(2), given the answer of probeBPF and the
+// process' seccomp mode.
+func refusedBy(probe unix.Errno, seccomp int) string {
+	switch {
+	case probe == unix.E2BIG:
+		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules() +
+			"; before Linux 5.11 RLIMIT_MEMLOCK can be too low as well (systemd: LimitMEMLOCK=infinity)"
+	case seccomp == 2:
+		return fmt.Sprintf("CAP_BPF and CAP_PERFMON are held, but a seccomp filter refuses the system call bpf(2) (%v): allow it (systemd: SystemCallFilter=bpf; containers: a seccomp profile that allows bpf)", probe)
+	case probe == unix.ENOSYS:
+		return "the kernel has no system call bpf(2): it needs CONFIG_BPF_SYSCALL"
+	default:
+		return fmt.Sprintf("CAP_BPF and CAP_PERFMON are held, but the system call bpf(2) is refused (%v) before any security module is asked", probe)
+	}
+}
+
+// securityModules lists in parentheses which could have refused, as far as
+// securityfs is mounted and says so.
+func securityModules() string {
+	var found []string
+	for _, name := range []string{"lsm", "lockdown"} {
+		if content, err := os.ReadFile("/sys/kernel/security/" + name); err == nil {
+			found = append(found, fmt.Sprintf("%s: %s", name, strings.TrimSpace(string(content))))
+		}
+	}
+	if found == nil {
+		return ""
+	}
+	return " (" + strings.Join(found, ", ") + ")"
+}
+
+func requiredMask() uint64 {
+	var mask uint64
+	for _, value := range bpf.RequiredCapabilities() {
+		mask |= 1 << value
+	}
+	return mask
+}
+
+// capabilityNames names the members of a set for people: "CAP_BPF and
+// CAP_PERFMON", or "none".
+func capabilityNames(mask uint64) string {
+	if mask == 0 {
+		return "none"
+	}
+	var names []string
+	for ; mask != 0; mask &= mask - 1 {
+		names = append(names, strings.ToUpper(cap.Value(bits.TrailingZeros64(mask)).String()))
+	}
+	if len(names) == 1 {
+		return names[0]
+	}
+	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+}

@@ -1,0 +1,125 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	bothMask = 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON
+	fullMask = 1<<(unix.CAP_LAST_CAP+1) - 1
+)
+
+func TestCheck(t *testing.T) {
+	const inner = "user:[4026532000]"
+	start := func(permitted, bounding uint64) circumstances {
+		return circumstances{procStatus: procStatus{permitted: permitted, bounding: bounding}, userNamespace: initialUserNamespace}
+	}
+	for _, test := range []struct {
+		name   string
+		given  circumstances
+		change func(*circumstances)
+		want   []string // nil: no error
+		not    string
+	}{
+		{name: "both", given: start(bothMask, 0)},
+		{name: "root", given: start(fullMask, fullMask)},
+		{name: "no user namespaces", given: start(bothMask, 0), change: func(c *circumstances) { c.userNamespace = "" }},
+		{name: "nothing", given: start(0, fullMask), want: []string{"missing CAP_PERFMON and CAP_BPF", "no capability at all"}, not: "bounding set lacks"},
+		{name: "one", given: start(1<<unix.CAP_BPF, fullMask), want: []string{"missing CAP_PERFMON\n", "started with CAP_BPF."}},
+		{name: "bounding set", given: start(0, 1<<unix.CAP_PERFMON), want: []string{"missing CAP_PERFMON and CAP_BPF", "bounding set lacks CAP_BPF,"}},
+		{name: "user namespace", given: start(fullMask, fullMask), change: func(c *circumstances) { c.userNamespace = inner },
+			want: []string{"missing CAP_PERFMON and CAP_BPF", "held only in a user namespace (" + inner + ")"}},
+		{name: "user namespace, nothing held", given: start(0, fullMask), change: func(c *circumstances) { c.userNamespace = inner },
+			want: []string{"in a user namespace (" + inner + ")"}, not: "held only"},
+		{name: "file capabilities and no_new_privs", given: start(0, fullMask),
+			change: func(c *circumstances) { c.fileCaps, c.noNewPrivs = bothMask, true }, want: []string{"no_new_privs cancels them"}, not: "nosuid"},
+		{name: "file capabilities and nosuid", given: start(0, fullMask),
+			change: func(c *circumstances) { c.fileCaps, c.noSUID = bothMask, true }, want: []string{"mounted nosuid"}, not: "no_new_privs"},
+		{name: "no_new_privs alone is not the reason", given: start(0, fullMask),
+			change: func(c *circumstances) { c.noNewPrivs, c.noSUID = true, true }, want: []string{"no capability at all"}, not: "cancel"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			c := test.given
+			if test.change != nil {
+				test.change(&c)
+			}
+			err := c.check()
+			if test.want == nil {
+				if err != nil {
+					t.Fatalf("refused: %v", err)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatal("not refused")
+			}
+			for _, want := range append(test.want, "AmbientCapabilities=CAP_BPF CAP_PERFMON", "add: [BPF, PERFMON]", "setcap cap_bpf,cap_perfmon=ep") {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("does not say %q:\n%v", want, err)
+				}
+			}
+			if test.not != "" && strings.Contains(err.Error(), test.not) {
+				t.Errorf("says %q:\n%v", test.not, err)
+			}
+		})
+	}
+}
+
+func TestExplainRefusal(t *testing.T) {
+	for _, test := range []struct {
+		probe   unix.Errno
+		seccomp int
+		want    string
+	}{
+		{unix.E2BIG, 0, "security module (LSM) or kernel lockdown"},
+		{unix.E2BIG, 2, "security module (LSM) or kernel lockdown"}, // a filter, but it lets bpf(2) through
+		{unix.EPERM, 2, "seccomp filter"},
+		{unix.ENOSYS, 2, "seccomp filter"},
+		{unix.ENOSYS, 0, "CONFIG_BPF_SYSCALL"},
+		{unix.EPERM, 0, "before any security module is asked"},
+	} {
+		if got := refusedBy(test.probe, test.seccomp); !strings.Contains(got, test.want) {
+			t.Errorf("probe %v, seccomp %d: %q, want it to say %q", test.probe, test.seccomp, got, test.want)
+		}
+	}
+
+	other := errors.New("verifier says no")
+	if got := (circumstances{}).explainRefusal(other); !errors.Is(got, other) || got.Error() != other.Error() {
+		t.Errorf("an error that is no refusal became %v", got)
+	}
+	refusal := fmt.Errorf("loading: %w", unix.EPERM)
+	if got := (circumstances{}).explainRefusal(refusal); !errors.Is(got, refusal) || got.Error() == refusal.Error() {
+		t.Errorf("a refusal became %v", got)
+	}
+}
+
+func TestReadProcStatus(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "status")
+	write := func(content string) {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("Name:\tx\nCapInh:\t0000000000000001\nCapPrm:\t0000000000000002\nCapEff:\t0000000000000003\n" +
+		"CapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000005\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n")
+	got, err := readProcStatus(path)
+	want := procStatus{inheritable: 1, permitted: 2, effective: 3, bounding: fullMask, ambient: 5, noNewPrivs: true, seccomp: 2}
+	if err != nil || got != want {
+		t.Errorf("read %+v, %v, want %+v", got, err, want)
+	}
+
+	write("CapPrm:\tnonsense\n")
+	if got, err := readProcStatus(path); err == nil {
+		t.Errorf("nonsense was read as %+v", got)
+	}
+	if _, err := readProcStatus(path + "x"); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a thread that has ended: %v", err)
+	}
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/alecthomas/kingpin/v2"
+	"github.com/prometheus/common/promslog"
+	promslogflag "github.com/prometheus/common/promslog/flag"
+	"github.com/prometheus/common/version"
+	"github.com/prometheus/exporter-toolkit/web"
+	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+)
+
+const (
+	defaultListenAddress = ":10041"
+	defaultTelemetryPath = "/metrics"
+
+	// Below the least limit an ordinary node's own services do not fit, above
+	// the greatest one scrape would cost more than it tells.
+	defaultSeriesLimit = 4096
+	minSeriesLimit     = 64
+	maxSeriesLimit     = 65536
+)
+
+// errAnswered is returned by parseFlags where --help or --version has already
+// answered and there is nothing left to do.
+var errAnswered = errors.New("answered on standard output")
+
+// config is the checked command line of serve.
+type config struct {
+	web            *web.FlagConfig
+	telemetryPath  string // absolute, clean, none of the exporter's other paths
+	createdSamples bool
+	seriesLimit    int // minSeriesLimit to maxSeriesLimit
+	log            *promslog.Config
+}
+
+// parseFlags reads the arguments and checks them. Help and version go to
+// stdout; an error is one line that names the flag.
+func parseFlags(args []string, stdout io.Writer) (*config, error) {
+	cfg := &config{log: &promslog.Config{}}
+	answered := false
+
+	app := kingpin.New("capability_exporter",
+		"Prometheus exporter for the Linux kernel's capability checks. It needs CAP_BPF and CAP_PERFMON, and gives up all else at start.")
+	app.UsageWriter(stdout)
+	app.UsageTemplate(kingpin.LongHelpTemplate) // shows the default command's flags without its name
+	app.ErrorWriter(io.Discard)                 // errors are returned, and printed once
+	app.Terminate(func(int) { answered = true })
+	app.Version(version.Print("capability_exporter"))
+	app.HelpFlag.Short('h')
+	promslogflag.AddFlags(app, cfg.log)
+
+	serve := app.Command("serve", "Count capability checks and serve them as metrics (the default).").Default()
+	cfg.web = kingpinflag.AddFlags(serve, defaultListenAddress)
+	serve.Flag("web.telemetry-path", "Path under which to expose metrics.").
+		Default(defaultTelemetryPath).StringVar(&cfg.telemetryPath)
+	serve.Flag("web.created-samples",
+		"Add _created samples to OpenMetrics. A Prometheus that does not use them as zero samples stores each as a series of its own.").
+		BoolVar(&cfg.createdSamples)
+	serve.Flag("series.limit",
+		fmt.Sprintf("How many series of workloads to count, %d to %d. What comes after that is counted under workload=\"_other\".", minSeriesLimit, maxSeriesLimit)).
+		Default(fmt.Sprint(defaultSeriesLimit)).IntVar(&cfg.seriesLimit)
+
+	_, err := app.Parse(args)
+	if answered {
+		return nil, errAnswered
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w, try --help", err)
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	return cfg, nil
+}
+
+// check refuses what the types of the flags alone let through.
+func (c *config) check() error {
+	if c.seriesLimit < minSeriesLimit || c.seriesLimit > maxSeriesLimit {
+		return fmt.Errorf("--series.limit=%d: must be %d to %d", c.seriesLimit, minSeriesLimit, maxSeriesLimit)
+	}
+	if err := checkTelemetryPath(c.telemetryPath); err != nil {
+		return fmt.Errorf("--web.telemetry-path=%q: %w", c.telemetryPath, err)
+	}
+	if err := web.Validate(*c.web.WebConfigFile); err != nil {
+		return fmt.Errorf("--web.config.file=%q: %w", *c.web.WebConfigFile, oneLineError{err})
+	}
+	return nil
+}
+
+// checkTelemetryPath says why a path cannot be served as one fixed page. The
+// characters it allows mean nothing to http.ServeMux's patterns, nor to a
+// URL.
+func checkTelemetryPath(p string) error {
+	switch {
+	case !strings.HasPrefix(p, "/"):
+		return errors.New("must begin with /")
+	case p == "/":
+		return errors.New("is the landing page's path, choose another")
+	case p != path.Clean(p):
+		return fmt.Errorf("must be a plain path, such as %q", path.Clean(p))
+	case p == "/-" || strings.HasPrefix(p, "/-/"):
+		return errors.New("/-/ is kept for health and readiness, choose another")
+	}
+	for _, r := range p {
+		if !strings.ContainsRune("/-._~", r) && !isAlphanumeric(r) {
+			return fmt.Errorf("has %q, only letters, digits and /-._~ are allowed", r)
+		}
+	}
+	return nil
+}
+
+func isAlphanumeric(r rune) bool {
+	return 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9'
+}
+
+// oneLineError is an error without line breaks: what the YAML parser says of a
+// wrong file is several lines long.
+type oneLineError struct{ error }
+
+func (e oneLineError) Error() string { return strings.Join(strings.Fields(e.error.Error()), " ") }
+func (e oneLineError) Unwrap() error { return e.error }

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// helperRole names the variable that turns the test binary into one of the
+// small programs below.
+const helperRole = "CAPABILITY_EXPORTER_TEST_ROLE"
+
+const (
+	// helperDumpable prints whether the process is dumpable, and exits.
+	helperDumpable = "dumpable"
+	// helperSeccomp executes its arguments with bpf(2) refused by a filter.
+	helperSeccomp = "seccomp"
+)
+
+// runHelper returns the exit code.
+func runHelper(role string, args []string) int {
+	var err error
+	switch role {
+	case helperDumpable:
+		var dumpable int
+		if dumpable, err = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err == nil {
+			fmt.Println(dumpable)
+			return 0
+		}
+	case helperSeccomp:
+		os.Unsetenv(helperRole)
+		err = execWithoutBPF(args)
+	default:
+		err = fmt.Errorf("unknown role %q", role)
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+// execWithoutBPF returns only if it fails.
+func execWithoutBPF(args []string) error {
+	runtime.LockOSThread() // the filter is this thread's, and so is the execve
+	const (
+		load  = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		equal = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		ret   = unix.BPF_RET | unix.BPF_K
+	)
+	filter := []unix.SockFilter{
+		{Code: load, K: 0}, // seccomp_data.nr
+		{Code: equal, K: unix.SYS_BPF, Jf: 1},
+		{Code: ret, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM)},
+		{Code: ret, K: unix.SECCOMP_RET_ALLOW},
+	}
+	program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
+		return fmt.Errorf("installing the filter: %w", err)
+	}
+	return fmt.Errorf("%s: %w", args[0], unix.Exec(args[0], args, os.Environ()))
+}

@@ -1,0 +1,35 @@
+// Command capability_exporter is a Prometheus exporter for the capability
+// checks of the Linux kernel: which capability was asked for, by whom, and
+// whether it was denied. It runs with CAP_BPF and CAP_PERFMON alone.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"golang.org/x/sys/unix"
+
+	"capability_exporter/collectors"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	// From the first signal on, a second one kills: a stop that hangs can
+	// still be ended from the keyboard.
+	context.AfterFunc(ctx, stop)
+
+	err := run(ctx, env{
+		args:           os.Args[1:],
+		stdout:         os.Stdout,
+		stderr:         os.Stderr,
+		dropPrivileges: dropPrivileges,
+		openTracer:     openTracer,
+		held:           collectors.HeldByProcess,
+	})
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "capability_exporter: %v\n", err)
+		os.Exit(1)
+	}
+}

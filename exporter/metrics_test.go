@@ -1,0 +1,105 @@
+package main
+
+import (
+	"flag"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/bcrypt"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf"
+)
+
+var update = flag.Bool("update", false, "write what the tests get to their golden files")
+
+// goldenSnapshot has something for each metric. Its identities hold.
+func goldenSnapshot() bpf.Snapshot {
+	start := time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+	admin := bpf.Check{Capability: uint8(cap.SYS_ADMIN)}
+	rawDenied := bpf.Check{Capability: uint8(cap.NET_RAW), Denied: true}
+	userns := bpf.Check{Capability: uint8(cap.CHOWN), UserNS: true}
+	nginx := bpf.Cgroup{ID: 11, Path: "/system.slice/nginx.service"}
+	return bpf.Snapshot{
+		Time:     start.Add(time.Hour),
+		Attached: start,
+		Sites: []bpf.SiteCount{
+			{Check: admin, Audited: bpf.AuditedYes, Symbol: "path_mount", Count: 10, Created: start},
+			{Check: admin, Audited: bpf.AuditedNo, Symbol: "__vm_enough_memory", Count: 5000, Created: start},
+			{Check: rawDenied, Audited: bpf.AuditedYes, Symbol: "packet_create [af_packet]", Count: 3, Created: start},
+			{Check: userns, Audited: bpf.AuditedYes, Count: 4, Created: start},
+			{Check: userns, Audited: bpf.AuditedUnknown, Overflow: true, Count: 1, Created: start},
+		},
+		Workloads: []bpf.WorkloadCount{
+			{Check: admin, Cgroup: nginx, Process: bpf.Process{Name: "nginx"}, Count: 6, Created: start, CallSites: []string{"path_mount"}},
+			{Check: admin, Cgroup: bpf.Cgroup{ID: 1, Path: "/"}, Process: bpf.Process{Kind: bpf.ProcessKernel}, Count: 2, Created: start},
+			{Check: rawDenied, Cgroup: nginx, Process: bpf.Process{Name: "ev\"il\n\xff"}, Count: 3, Created: start.Add(time.Minute), CallSites: []string{"packet_create [af_packet]"}},
+			{Check: userns, Overflow: true, Count: 4, Created: start},
+		},
+		Borrowed:    []bpf.CheckCount{{Check: admin, Count: 1}},
+		Ended:       []bpf.CheckCount{{Check: admin, Count: 1}},
+		RingRecords: 20, RingLost: 1, RingWithheld: 2, Unwinds: 30, MissedRuns: 4,
+		Series: 3, SeriesLimit: 4096,
+	}
+}
+
+// volatileLines belong to the process that runs the test, not to what it serves.
+func withoutVolatile(page string) string {
+	page = regexp.MustCompile(`(?m)^(# (HELP|TYPE|UNIT) )?(go|process)_.*\n`).ReplaceAllString(page, "")
+	return regexp.MustCompile(`(?m)^(capability_exporter_build_info)\{.*\} 1(\.0)?$`).ReplaceAllString(page, "$1{...} 1")
+}
+
+func TestMetricsGolden(t *testing.T) {
+	fake := &fakeTracer{snapshot: goldenSnapshot(), info: bpf.Info{Source: bpf.SourceFexit, Audit: "opts", Cgroups: "v2",
+		Refused: []bpf.Refusal{{Source: bpf.SourceTracepoint, Reason: "absent"}}}}
+	const openMetrics = "application/openmetrics-text; version=1.0.0"
+	for _, test := range []struct {
+		golden, accept string
+		args           []string
+	}{
+		{"metrics.txt", "text/plain", nil},
+		{"metrics.openmetrics.txt", openMetrics, nil},
+		{"metrics.created.openmetrics.txt", openMetrics, []string{"--web.created-samples"}},
+	} {
+		t.Run(test.golden, func(t *testing.T) {
+			i := start(t, opens(fake), test.args...)
+			i.waitReady(t)
+			page := i.do(t, http.MethodGet, "/metrics", http.Header{"Accept": {test.accept}})
+			if page.StatusCode != http.StatusOK || !strings.HasPrefix(page.Header.Get("Content-Type"), strings.Split(test.accept, ";")[0]) {
+				t.Fatalf("answered %s as %s", page.Status, page.Header.Get("Content-Type"))
+			}
+			for _, family := range []string{"\ngo_goroutines ", "\nprocess_open_fds ", "\ncapability_exporter_build_info{"} {
+				if !strings.Contains(page.body, family) {
+					t.Errorf("no %q on the page", family)
+				}
+			}
+			got, path := withoutVolatile(page.body), filepath.Join("testdata", test.golden)
+			if *update {
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("the page differs from %s (go test -update rewrites it); it is\n%s", path, got)
+			}
+		})
+	}
+}
+
+func bcryptSecret(t *testing.T) string {
+	t.Helper()
+	hash, err := bcrypt.GenerateFromPassword([]byte("secret"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(hash)
+}

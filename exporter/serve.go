@@ -1,0 +1,91 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
+	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	"github.com/prometheus/common/promslog"
+	"github.com/prometheus/common/version"
+
+	"capability_exporter/bpf"
+	"capability_exporter/collectors"
+)
+
+// serve is the command of the same name: it opens the port, attaches, and
+// serves until ctx is done or something fails. The port comes first, so that
+// one in use is told before anything is attached.
+func serve(ctx context.Context, e env, cfg *config, found circumstances) (err error) {
+	cfg.log.Writer = e.stderr
+	logger := promslog.New(cfg.log)
+	logger.Info("Starting capability_exporter", "version", version.Info(), "build", version.BuildContext())
+
+	registry, err := newRegistry(e.held)
+	if err != nil {
+		return err
+	}
+	state := &state{}
+	handler, err := newHandler(cfg, registry, state, logger)
+	if err != nil {
+		return err
+	}
+	server, err := startWeb(handler, cfg.web, logger)
+	if err != nil {
+		return err
+	}
+	// Requests may read the tracer, so they end before it does.
+	stopServer := sync.OnceFunc(server.stop)
+	defer stopServer()
+
+	announcer := newAnnouncer(logger)
+	defer announcer.stop()
+	tracer, err := e.openTracer(bpf.Options{
+		SeriesLimit: cfg.seriesLimit,
+		Logger:      logger, // it says which source is in use, and why others are not
+		Announce:    announcer.announce,
+	})
+	if err != nil {
+		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.explainRefusal(err))
+	}
+	defer func() { err = errors.Join(err, tracer.Close()) }()
+	if err := registry.Register(collectors.New(tracer)); err != nil {
+		return fmt.Errorf("registering the metrics: %w", err)
+	}
+
+	history := &recent{source: tracer}
+	historyCtx, stopHistory := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { history.run(historyCtx) })
+	state.attached.Store(&attachment{info: tracer.Info(), recent: history})
+
+	select {
+	case <-ctx.Done():
+		logger.Info("Stopping")
+	case err = <-server.failed:
+		err = fmt.Errorf("serving stopped: %w", err)
+	}
+	state.attached.Store(nil)
+	stopHistory()
+	stopServer()
+	running.Wait()
+	return err
+}
+
+// newRegistry holds what does not depend on a tracer.
+func newRegistry(held collectors.Held) (*prometheus.Registry, error) {
+	registry := prometheus.NewRegistry()
+	err := errors.Join(
+		registry.Register(promcollectors.NewGoCollector()),
+		registry.Register(promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{})),
+		registry.Register(versioncollector.NewCollector("capability_exporter")),
+		registry.Register(collectors.NewCapabilities(held)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("registering the metrics of the exporter itself: %w", err)
+	}
+	return registry, nil
+}

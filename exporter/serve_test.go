@@ -1,0 +1,389 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf"
+)
+
+// instance is the program, run inside the test's own process.
+type instance struct {
+	address string
+	client  *http.Client
+	cancel  context.CancelFunc
+	ended   chan error
+	log     *logReader
+}
+
+// logReader hands on the lines of a log, to its end.
+type logReader struct {
+	lines chan string
+	all   strings.Builder // complete once lines is closed
+}
+
+func readLog(r io.Reader) *logReader {
+	l := &logReader{lines: make(chan string, 1000)}
+	go func() {
+		defer close(l.lines)
+		for s := bufio.NewScanner(r); s.Scan(); {
+			l.all.WriteString(s.Text() + "\n")
+			select {
+			case l.lines <- s.Text():
+			default: // nobody waits for a line any more
+			}
+		}
+	}()
+	return l
+}
+
+// waitFor returns the first match of the pattern's group, or fails when the
+// log ends without.
+func (l *logReader) waitFor(t *testing.T, pattern string) string {
+	t.Helper()
+	re := regexp.MustCompile(pattern)
+	for line := range l.lines {
+		if match := re.FindStringSubmatch(line); match != nil {
+			return match[len(match)-1]
+		}
+	}
+	t.Fatalf("the log ended without %s:\n%s", pattern, l.all.String())
+	return ""
+}
+
+const listening = `msg="Listening on" address=(\S+)`
+
+// fakeEnv starts with both capabilities and nothing else.
+func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...string) env {
+	return env{
+		args:   append([]string{"--web.listen-address=127.0.0.1:0"}, args...),
+		stdout: io.Discard,
+		stderr: stderr,
+		dropPrivileges: func() (circumstances, error) {
+			return circumstances{procStatus: procStatus{permitted: bothMask}, userNamespace: initialUserNamespace}, nil
+		},
+		openTracer: open,
+		held:       func() ([]cap.Value, error) { return bpf.RequiredCapabilities(), nil },
+	}
+}
+
+// start runs the program until the test ends or stop is called.
+func start(t *testing.T, open func(bpf.Options) (tracer, error), args ...string) *instance {
+	t.Helper()
+	reader, writer := io.Pipe()
+	ctx, cancel := context.WithCancel(context.Background())
+	i := &instance{
+		client: newClient(),
+		cancel: cancel,
+		ended:  make(chan error, 1),
+		log:    readLog(reader),
+	}
+	go func() {
+		err := run(ctx, fakeEnv(open, writer, args...))
+		writer.Close()
+		i.ended <- err
+	}()
+	t.Cleanup(func() { _ = i.stop() }) // for the tests that do not look at it
+	i.address = i.log.waitFor(t, listening)
+	return i
+}
+
+// stop ends the program, waits for it and returns what run did.
+func (i *instance) stop() error {
+	i.cancel()
+	i.client.CloseIdleConnections()
+	err := <-i.ended
+	i.ended <- err
+	return err
+}
+
+// waitReady returns once the program says it is ready.
+func (i *instance) waitReady(t *testing.T) {
+	t.Helper()
+	for i.get(t, readyPath).StatusCode != http.StatusOK {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+type answer struct {
+	*http.Response
+	body string
+}
+
+func (i *instance) get(t *testing.T, path string) answer {
+	return i.do(t, http.MethodGet, path, nil)
+}
+
+func (i *instance) do(t *testing.T, method, path string, header http.Header) answer {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, "http://"+i.address+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header = header
+	response, err := i.client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return answer{response, string(body)}
+}
+
+func opens(fake *fakeTracer) func(bpf.Options) (tracer, error) {
+	return func(bpf.Options) (tracer, error) { return fake, nil }
+}
+
+func TestNotReadyBeforeAttached(t *testing.T) {
+	fake, attach := &fakeTracer{}, make(chan struct{})
+	i := start(t, func(o bpf.Options) (tracer, error) {
+		if o.SeriesLimit != 100 || o.Announce == nil || o.Logger == nil {
+			t.Errorf("opened with %+v", o)
+		}
+		<-attach
+		return fake, nil
+	}, "--series.limit=100")
+
+	for path, want := range map[string]int{readyPath: 503, "/metrics": 503, healthyPath: 200, "/": 200} {
+		if got := i.get(t, path).StatusCode; got != want {
+			t.Errorf("%s before attach: %d, want %d", path, got, want)
+		}
+	}
+	if page := i.get(t, "/").body; !strings.Contains(page, "not attached") {
+		t.Errorf("the page does not say that it is starting:\n%s", page)
+	}
+	close(attach)
+	i.waitReady(t)
+	if got := i.get(t, "/metrics").StatusCode; got != http.StatusOK {
+		t.Errorf("/metrics after attach: %d", got)
+	}
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+	if fake.closed != 1 {
+		t.Errorf("the tracer was closed %d times", fake.closed)
+	}
+}
+
+func TestMethodsAndHeaders(t *testing.T) {
+	i := start(t, opens(&fakeTracer{}), "--web.telemetry-path=/m")
+	i.waitReady(t)
+	for _, path := range []string{"/", "/m", healthyPath, readyPath} {
+		for method, want := range map[string]int{"GET": 200, "HEAD": 200, "POST": 405, "PUT": 405, "DELETE": 405, "OPTIONS": 405} {
+			got := i.do(t, method, path, nil)
+			if got.StatusCode != want {
+				t.Errorf("%s %s: %d, want %d", method, path, got.StatusCode, want)
+			}
+			if got.Header.Get("X-Content-Type-Options") != "nosniff" {
+				t.Errorf("%s %s: no nosniff", method, path)
+			}
+		}
+	}
+	if got := i.get(t, "/metrics").StatusCode; got != http.StatusNotFound {
+		t.Errorf("/metrics, which is at another path: %d", got)
+	}
+	if got := i.get(t, "/debug/pprof/").StatusCode; got != http.StatusNotFound {
+		t.Errorf("pprof: %d", got)
+	}
+}
+
+func TestSnapshotFailureFailsTheScrape(t *testing.T) {
+	fake := &fakeTracer{}
+	i := start(t, opens(fake))
+	i.waitReady(t)
+	fake.set(errors.New("map is gone"))
+	got := i.get(t, "/metrics")
+	if got.StatusCode != http.StatusInternalServerError || !strings.Contains(got.body, "map is gone") {
+		t.Errorf("answered %d %s", got.StatusCode, got.body)
+	}
+	i.log.waitFor(t, "level=ERROR .*(map is gone)")
+}
+
+func TestAnnouncementsAreLogged(t *testing.T) {
+	i := start(t, func(o bpf.Options) (tracer, error) {
+		o.Announce(bpf.Announcement{New: true, Check: bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, Process: bpf.Process{Name: "mount"}})
+		return &fakeTracer{}, nil
+	})
+	i.log.waitFor(t, `level=WARN .* process=(mount)`)
+}
+
+func TestStopsWithRequestsRunning(t *testing.T) {
+	i := start(t, opens(&fakeTracer{}))
+	i.waitReady(t)
+	// A request that never ends: its header is not complete.
+	conn, err := net.Dial("tcp", i.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+}
+
+func TestFailuresAreOneLine(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	attached := false
+	open := func(bpf.Options) (tracer, error) { attached = true; return &fakeTracer{}, nil }
+	for _, test := range []struct{ arg, want string }{
+		{"--web.listen-address=" + taken.Addr().String(), "address already in use"},
+		{"--web.listen-address=nonsense", "missing port in address"},
+		{"--web.listen-address=127.0.0.1:99999", "invalid port"},
+		{"--web.systemd-socket", "no socket activation file descriptors"},
+	} {
+		err := run(t.Context(), fakeEnv(open, io.Discard, test.arg))
+		if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: %v, want one line that says %q", test.arg, err, test.want)
+		}
+	}
+	if attached {
+		t.Error("attached although the port could not be opened")
+	}
+}
+
+func TestOpenFailure(t *testing.T) {
+	refused := func(bpf.Options) (tracer, error) { return nil, fmt.Errorf("loading: %w", unix.EPERM) }
+	err := run(t.Context(), fakeEnv(refused, io.Discard))
+	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "are held") {
+		t.Errorf("run = %v, want the refusal explained", err)
+	}
+}
+
+func TestMissingPrivilegesOpenNothing(t *testing.T) {
+	e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &fakeTracer{}, nil }, t.Output())
+	e.dropPrivileges = func() (circumstances, error) { return circumstances{}, nil }
+	if err := run(t.Context(), e); err == nil || !strings.Contains(err.Error(), "missing CAP") {
+		t.Errorf("run = %v", err)
+	}
+	e.dropPrivileges = func() (circumstances, error) { return circumstances{}, errors.New("thread 5") }
+	if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" {
+		t.Errorf("run = %v, want what dropping failed with", err)
+	}
+}
+
+func TestNothingIsLeftOpen(t *testing.T) {
+	cycle := func() {
+		i := start(t, opens(&fakeTracer{}), "--web.listen-address=127.0.0.1:0") // two addresses
+		i.waitReady(t)
+		i.get(t, "/metrics")
+		i.get(t, "/")
+		if err := i.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	cycle() // what is opened once and kept
+	before := count()
+	for range 5 {
+		cycle()
+	}
+	if after := count(); after > before {
+		t.Errorf("%d file descriptors, %d before", after, before)
+	}
+}
+
+func TestTLSAndBasicAuth(t *testing.T) {
+	dir := t.TempDir()
+	pool := writeCertificate(t, dir)
+	// The hash is of "secret", at bcrypt's least cost.
+	config := filepath.Join(dir, "web.yml")
+	if err := os.WriteFile(config, []byte("tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"+
+		"basic_auth_users: {alice: '"+bcryptSecret(t)+"'}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	i := start(t, opens(&fakeTracer{}), "--web.config.file="+config)
+	// Certificates are read by now, and TLS is on.
+	i.log.waitFor(t, `msg="(TLS is enabled.)"`)
+	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	for password, want := range map[string]int{"": 401, "wrong": 401, "secret": 200} {
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+healthyPath, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if password != "" {
+			request.SetBasicAuth("alice", password)
+		}
+		response, err := i.client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != want {
+			t.Errorf("password %q: %d, want %d", password, response.StatusCode, want)
+		}
+	}
+}
+
+// writeCertificate writes cert.pem and key.pem for 127.0.0.1 and returns a
+// pool that trusts it.
+func writeCertificate(t *testing.T, dir string) *x509.CertPool {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, block := range map[string]*pem.Block{
+		"cert.pem": {Type: "CERTIFICATE", Bytes: der},
+		"key.pem":  {Type: "PRIVATE KEY", Bytes: keyDER},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AddCert(cert)
+	return pool
+}
+
+// newClient has connections of its own, so that they can be closed.
+func newClient() *http.Client { return &http.Client{Transport: &http.Transport{}} }

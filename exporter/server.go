@@ -1,0 +1,172 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/exporter-toolkit/web"
+
+	"capability_exporter/bpf"
+)
+
+const (
+	healthyPath = "/-/healthy"
+	readyPath   = "/-/ready"
+
+	// stopTimeout is how long requests may take to end after a signal.
+	stopTimeout = 700 * time.Millisecond
+	// maxScrapes at one time: each reads all counters of the kernel side.
+	maxScrapes = 8
+)
+
+// state is what the handlers know of the rest of the program.
+type state struct {
+	attached atomic.Pointer[attachment] // nil until the checks are counted, and again once the program stops
+}
+
+// attachment is a tracer that counts.
+type attachment struct {
+	info   bpf.Info
+	recent *recent
+}
+
+// newHandler serves the exporter's paths, to GET and HEAD only.
+//
+// A scrape with an error in it fails as a whole: the node is down for
+// Prometheus then, and somebody is told. Serving what is left would be an
+// answer in which capabilities just are not asked for.
+func newHandler(cfg *config, registry *prometheus.Registry, s *state, logger *slog.Logger) (http.Handler, error) {
+	landing, err := newLanding(cfg.telemetryPath, s)
+	if err != nil {
+		return nil, err
+	}
+	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
+		ErrorLog:                            slog.NewLogLogger(logger.Handler(), slog.LevelError),
+		ErrorHandling:                       promhttp.HTTPErrorOnError,
+		MaxRequestsInFlight:                 maxScrapes,
+		EnableOpenMetrics:                   true,
+		EnableOpenMetricsTextCreatedSamples: cfg.createdSamples,
+	})
+
+	mux := http.NewServeMux() // "GET" matches HEAD too
+	mux.Handle("GET /{$}", landing)
+	mux.Handle("GET "+cfg.telemetryPath, s.whenAttached(metrics))
+	mux.HandleFunc("GET "+healthyPath, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "Healthy.")
+	})
+	mux.Handle("GET "+readyPath, s.whenAttached(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "Ready.")
+	})))
+	return withSecurityHeaders(mux), nil
+}
+
+// whenAttached answers 503 as long as nothing is counted.
+func (s *state) whenAttached(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.attached.Load() == nil {
+			http.Error(w, "Not attached to the kernel's capability checks.", http.StatusServiceUnavailable)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func withSecurityHeaders(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		setUnlessSet(w.Header(), "X-Content-Type-Options", "nosniff")
+		setUnlessSet(w.Header(), "X-Frame-Options", "deny")
+		setUnlessSet(w.Header(), "Referrer-Policy", "no-referrer")
+		setUnlessSet(w.Header(), "Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
+
+// setUnlessSet leaves alone what the file of --web.config.file has set.
+func setUnlessSet(header http.Header, name, value string) {
+	if header.Get(name) == "" {
+		header.Set(name, value)
+	}
+}
+
+// webServer serves one handler on all addresses of the command line.
+type webServer struct {
+	servers []*http.Server
+	running sync.WaitGroup
+	failed  chan error // the first failure of each server
+}
+
+// startWeb returns once all addresses are bound and served.
+func startWeb(handler http.Handler, flags *web.FlagConfig, logger *slog.Logger) (*webServer, error) {
+	// A server for each address: exporter-toolkit serves several with one, and
+	// then puts TLS and authentication around its handler from several
+	// goroutines at once.
+	configs := []*web.FlagConfig{flags}
+	if !*flags.WebSystemdSocket {
+		configs = nil
+		for _, address := range *flags.WebListenAddresses {
+			one := *flags
+			one.WebListenAddresses = &[]string{address}
+			configs = append(configs, &one)
+		}
+	}
+
+	w := &webServer{failed: make(chan error, len(configs))}
+	bound := make(chan struct{}, len(configs))
+	for _, config := range configs {
+		report := sync.OnceFunc(func() { bound <- struct{}{} })
+		server := &http.Server{
+			Handler:           handler,
+			ReadHeaderTimeout: 5 * time.Second,
+			ReadTimeout:       10 * time.Second,
+			WriteTimeout:      60 * time.Second, // longer than any scrape_timeout in use
+			IdleTimeout:       3 * time.Minute,  // longer than most scrape intervals
+			MaxHeaderBytes:    64 << 10,
+			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+			// Asked for once a listener is about to accept connections.
+			BaseContext: func(net.Listener) context.Context {
+				report()
+				return context.Background()
+			},
+		}
+		w.servers = append(w.servers, server)
+		w.running.Go(func() {
+			if err := web.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
+				w.failed <- err
+			}
+		})
+	}
+	for range configs {
+		select {
+		case <-bound:
+		case err := <-w.failed:
+			w.stop()
+			return nil, fmt.Errorf("cannot serve, see --web.listen-address: %w", err)
+		}
+	}
+	return w, nil
+}
+
+// stop lets running requests end, but not longer than stopTimeout.
+func (w *webServer) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	var stopping sync.WaitGroup
+	for _, server := range w.servers {
+		stopping.Go(func() {
+			if err := server.Shutdown(ctx); err != nil {
+				server.Close()
+			}
+		})
+	}
+	stopping.Wait()
+	w.running.Wait()
+}
