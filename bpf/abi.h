@@ -105,7 +105,6 @@ struct site_record {
 struct stat_values {
 	u64 announced, lost, withheld;
 	u64 unwinds;
-	u32 sampled, sampled_tick;
 };
 
 /* A layout says where cap_capable's return address stands above ctx, in bytes. */

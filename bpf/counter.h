@@ -152,6 +152,17 @@ struct {
 	__type(value, u32);
 } functions SEC(".maps");
 
+struct lessons {
+	u32 tick, given;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1024);
+	__type(key, u64);
+	__type(value, struct lessons);
+} taught SEC(".maps");
+
 /* ---- what is told ---- */
 
 struct {

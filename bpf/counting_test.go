@@ -254,6 +254,53 @@ func TestSecondProgram(t *testing.T) {
 	t.Logf("%d times a second program; %d checks, %d unwound", times, n, s.Unwinds)
 }
 
+// TestForeignFexit has somebody else's fexit on cap_capable, whose trampoline stands between cap_capable and its caller: each
+// check is then unwound, and none is misnamed or misclassified; when it is gone, the peek is enough again.
+func TestForeignFexit(t *testing.T) {
+	const n, name = 20_000, "beside-an-fexit"
+	foreign, err := testprog.Load(testprog.ForeignFexit)
+	if err != nil {
+		t.Skip("the kernel lets nobody have an fexit program: ", err)
+	}
+	defer foreign.Close()
+	tr := openLive(t, Options{sources: []Source{SourceTracepoint}})
+	ask := func(path string) (checks, unwinds uint64) {
+		before := snapshot(t, tr)
+		run(t, helper(path, "sethostname", strconv.Itoa(n)))
+		run(t, exec.Command("/bin/ls", "/"))
+		s := checkIdentities(t, tr)
+		return total(by(s, name)) - total(by(before, name)), s.Unwinds - before.Unwinds
+	}
+	path := executable(t, name)
+	ask(path)
+	l, err := foreign.Attach()
+	if err != nil {
+		t.Skip("the kernel lets nobody attach an fexit program: ", err)
+	}
+	checks, unwinds := ask(path)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if checks != n || unwinds < n {
+		t.Errorf("%d checks and %d unwinds with an fexit, want %d, each unwound", checks, unwinds, n)
+	}
+	if checks, unwinds := ask(path); checks != n || unwinds > n/10 {
+		t.Errorf("%d checks and %d unwinds after it had gone, want %d, hardly one unwound", checks, unwinds, n)
+	}
+	s := checkIdentities(t, tr)
+	if sites := sitesOf(s, name, Check{Capability: 21}); len(sites) != 1 || symbolName(sites[0]) != "sys_sethostname" {
+		t.Errorf("asked by %v, want sethostname alone", sites)
+	}
+	if got := by(s, "ls"); len(got) != 0 {
+		t.Errorf("ls asked for %v", got)
+	}
+	for _, c := range s.Sites {
+		if c.Audited == AuditedUnknown || strings.HasPrefix(c.Symbol, "bpf_trampoline") {
+			t.Errorf("not told apart: %+v", c)
+		}
+	}
+}
+
 // TestWithoutCast reads the stack as on a kernel without bpf_rdonly_cast.
 func TestWithoutCast(t *testing.T) {
 	const n, name = 100_000, "without-cast"

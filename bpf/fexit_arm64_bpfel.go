@@ -29,6 +29,7 @@ const (
 	fexitMapSiteRecords        = "site_records"
 	fexitMapSites              = "sites"
 	fexitMapStats              = "stats"
+	fexitMapTaught             = "taught"
 	fexitMapWhoCache           = "who_cache"
 	fexitMapWhoRecords         = "who_records"
 	fexitMapWhos               = "whos"
@@ -109,6 +110,7 @@ type fexitMapSpecs struct {
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
 	Stats       *ebpf.MapSpec `ebpf:"stats"`
+	Taught      *ebpf.MapSpec `ebpf:"taught"`
 	WhoCache    *ebpf.MapSpec `ebpf:"who_cache"`
 	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
 	Whos        *ebpf.MapSpec `ebpf:"whos"`
@@ -161,6 +163,7 @@ type fexitMaps struct {
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
 	Stats       *ebpf.Map `ebpf:"stats"`
+	Taught      *ebpf.Map `ebpf:"taught"`
 	WhoCache    *ebpf.Map `ebpf:"who_cache"`
 	WhoRecords  *ebpf.Map `ebpf:"who_records"`
 	Whos        *ebpf.Map `ebpf:"whos"`
@@ -181,6 +184,7 @@ func (m *fexitMaps) Close() error {
 		m.SiteRecords,
 		m.Sites,
 		m.Stats,
+		m.Taught,
 		m.WhoCache,
 		m.WhoRecords,
 		m.Whos,

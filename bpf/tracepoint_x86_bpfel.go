@@ -106,13 +106,11 @@ type tracepointSiteRecord struct {
 }
 
 type tracepointStatValues struct {
-	_           structs.HostLayout
-	Announced   uint64
-	Lost        uint64
-	Withheld    uint64
-	Unwinds     uint64
-	Sampled     uint32
-	SampledTick uint32
+	_         structs.HostLayout
+	Announced uint64
+	Lost      uint64
+	Withheld  uint64
+	Unwinds   uint64
 }
 
 type tracepointWhoKey struct {
@@ -154,6 +152,7 @@ const (
 	tracepointMapSiteRecords        = "site_records"
 	tracepointMapSites              = "sites"
 	tracepointMapStats              = "stats"
+	tracepointMapTaught             = "taught"
 	tracepointMapWhoCache           = "who_cache"
 	tracepointMapWhoRecords         = "who_records"
 	tracepointMapWhos               = "whos"
@@ -234,6 +233,7 @@ type tracepointMapSpecs struct {
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
 	Stats       *ebpf.MapSpec `ebpf:"stats"`
+	Taught      *ebpf.MapSpec `ebpf:"taught"`
 	WhoCache    *ebpf.MapSpec `ebpf:"who_cache"`
 	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
 	Whos        *ebpf.MapSpec `ebpf:"whos"`
@@ -286,6 +286,7 @@ type tracepointMaps struct {
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
 	Stats       *ebpf.Map `ebpf:"stats"`
+	Taught      *ebpf.Map `ebpf:"taught"`
 	WhoCache    *ebpf.Map `ebpf:"who_cache"`
 	WhoRecords  *ebpf.Map `ebpf:"who_records"`
 	Whos        *ebpf.Map `ebpf:"whos"`
@@ -306,6 +307,7 @@ func (m *tracepointMaps) Close() error {
 		m.SiteRecords,
 		m.Sites,
 		m.Stats,
+		m.Taught,
 		m.WhoCache,
 		m.WhoRecords,
 		m.Whos,

@@ -16,6 +16,13 @@ int empty(unsigned long long *ctx)
 	return 0;
 }
 
+// Somebody else's program on the same function: its trampoline stands on the stack where the caller stood.
+SEC("fexit/cap_capable")
+int foreign_fexit(unsigned long long *ctx)
+{
+	return 0;
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 22);

@@ -16,9 +16,10 @@ type Sighting = testprogSighting
 
 // The programs by name.
 const (
-	Empty      = "empty"
-	RecordEach = "record_each"
-	Witness    = "witness"
+	Empty        = "empty"
+	ForeignFexit = "foreign_fexit"
+	RecordEach   = "record_each"
+	Witness      = "witness"
 )
 
 // Loaded is one program with the maps it uses. The program is not attached.

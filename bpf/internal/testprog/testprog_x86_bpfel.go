@@ -41,6 +41,7 @@ const (
 	testprogMapRecords        = "records"
 	testprogMapSightings      = "sightings"
 	testprogProgEmpty         = "empty"
+	testprogProgForeignFexit  = "foreign_fexit"
 	testprogProgRecordEach    = "record_each"
 	testprogProgWitness       = "witness"
 	testprogVarRecordsLost    = "records_lost"
@@ -92,9 +93,10 @@ type testprogSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type testprogProgramSpecs struct {
-	Empty      *ebpf.ProgramSpec `ebpf:"empty"`
-	RecordEach *ebpf.ProgramSpec `ebpf:"record_each"`
-	Witness    *ebpf.ProgramSpec `ebpf:"witness"`
+	Empty        *ebpf.ProgramSpec `ebpf:"empty"`
+	ForeignFexit *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
+	RecordEach   *ebpf.ProgramSpec `ebpf:"record_each"`
+	Witness      *ebpf.ProgramSpec `ebpf:"witness"`
 }
 
 // testprogMapSpecs contains maps before they are loaded into the kernel.
@@ -162,14 +164,16 @@ type testprogVariables struct {
 //
 // It can be passed to loadTestprogObjects or ebpf.CollectionSpec.LoadAndAssign.
 type testprogPrograms struct {
-	Empty      *ebpf.Program `ebpf:"empty"`
-	RecordEach *ebpf.Program `ebpf:"record_each"`
-	Witness    *ebpf.Program `ebpf:"witness"`
+	Empty        *ebpf.Program `ebpf:"empty"`
+	ForeignFexit *ebpf.Program `ebpf:"foreign_fexit"`
+	RecordEach   *ebpf.Program `ebpf:"record_each"`
+	Witness      *ebpf.Program `ebpf:"witness"`
 }
 
 func (p *testprogPrograms) Close() error {
 	return _TestprogClose(
 		p.Empty,
+		p.ForeignFexit,
 		p.RecordEach,
 		p.Witness,
 	)
