@@ -109,7 +109,7 @@ func askAccess(args []string) error {
 		return errors.New("the set-user-id bit had no effect: is the temporary folder mounted nosuid?")
 	}
 	if err := unix.Access(args[0], unix.R_OK); !errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("access(2) as nobody: %v, want EACCES", err)
+		return fmt.Errorf("access(2) as nobody, want EACCES: %w", err)
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // v1Hierarchies are the v1 hierarchies a workload may be told by, best first.
-var v1Hierarchies = [...]string{"memory", "pids", "devices", "freezer", "cpu"}
+func v1Hierarchies() []string { return []string{"memory", "pids", "devices", "freezer", "cpu"} }
 
 // A hierarchy is the cgroup hierarchy that workloads are told by.
 type hierarchy struct {
@@ -21,19 +21,18 @@ type hierarchy struct {
 	index uint32 // of the subsystem plus one; 0 for v2
 }
 
-var v2 = hierarchy{name: "v2"}
-
 // chooseHierarchy takes v2 if any process stands below its root; else the first v1 hierarchy that has one; else v2.
 // See cgroups(7), "/proc/[pid]/cgroup".
 func chooseHierarchy(proc string, kernel *btf.Spec) (hierarchy, error) {
+	v2 := hierarchy{name: "v2"}
 	used, err := usedHierarchies(proc)
 	if err != nil {
-		return v2, err
+		return hierarchy{}, err
 	}
 	if used["v2"] {
 		return v2, nil
 	}
-	for _, name := range v1Hierarchies {
+	for _, name := range v1Hierarchies() {
 		if used[name] {
 			return v1Hierarchy(name, kernel)
 		}
@@ -63,7 +62,7 @@ func usedHierarchies(proc string) (map[string]bool, error) {
 				used["v2"] = true
 			}
 			for name := range strings.SplitSeq(parts[1], ",") {
-				if slices.Contains(v1Hierarchies[:], name) {
+				if slices.Contains(v1Hierarchies(), name) {
 					used[name] = true
 				}
 			}
@@ -80,15 +79,15 @@ func v1Hierarchy(name string, kernel *btf.Spec) (hierarchy, error) {
 		set *btf.Struct
 	)
 	if err := kernel.TypeByName("cgroup_subsys_id", &ids); err != nil {
-		return v2, fmt.Errorf("find the kernel's cgroup subsystems: %w", err)
+		return hierarchy{}, fmt.Errorf("find the kernel's cgroup subsystems: %w", err)
 	}
 	if err := kernel.TypeByName("css_set", &set); err != nil {
-		return v2, fmt.Errorf("find the kernel's struct css_set: %w", err)
+		return hierarchy{}, fmt.Errorf("find the kernel's struct css_set: %w", err)
 	}
 	id := slices.IndexFunc(ids.Values, func(v btf.EnumValue) bool { return v.Name == name+"_cgrp_id" })
 	subsys := slices.IndexFunc(set.Members, func(m btf.Member) bool { return m.Name == "subsys" })
 	if id < 0 || subsys < 0 {
-		return v2, fmt.Errorf("the kernel has no cgroup subsystem %s in struct css_set", name)
+		return hierarchy{}, fmt.Errorf("the kernel has no cgroup subsystem %s in struct css_set", name)
 	}
 	index := uint32(ids.Values[id].Value)
 	return hierarchy{name: name, at: set.Members[subsys].Offset.Bytes() + index*8, index: index + 1}, nil

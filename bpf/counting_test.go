@@ -349,7 +349,8 @@ func TestIdle(t *testing.T) {
 			overcommit += c.Count
 		}
 	}
-	if overcommit < 20 {
+	// Where cap_capable is inlined into cap_vm_enough_memory, fexit does not see them (Debian's 5.10 to 6.12).
+	if overcommit < 20 && tr.Info().Source == SourceTracepoint {
 		t.Errorf("%d unaudited checks of CAP_SYS_ADMIN, want some at each mapping", overcommit)
 	}
 }

@@ -9,9 +9,7 @@ import (
 
 // TestLeaks opens and closes, and leaves neither a goroutine nor a file descriptor behind.
 func TestLeaks(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it attaches to the kernel's capability checks")
-	}
+	needsRoot(t)
 	cycle := func() {
 		tr, err := Open(Options{})
 		if err != nil {

@@ -162,7 +162,7 @@ func FuzzLearn(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, uint64(len(raw))))
 		l := newLearner(seed%2 == 0)
-		for i := 0; i < len(raw); i++ {
+		for i := range raw {
 			s := stack(r, raw[i]&1 != 0, inSecurity+uint64(raw[i]>>6), inNSCap*uint64(raw[i]>>1&1), 18+int(raw[i]>>2&15), firstAsker+uint64(raw[i]), uint32(raw[i]%3))
 			s.Words[r.IntN(len(s.Words))] = uint64(raw[i])
 			l.learn(s)

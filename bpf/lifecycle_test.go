@@ -17,9 +17,9 @@ func seriesOf(s *Snapshot, path, process string) (n uint64, series int) {
 	return n, series
 }
 
-func endedCount(s *Snapshot, capability uint8) (n uint64) {
+func endedCount(s *Snapshot) (n uint64) {
 	for _, c := range s.Ended {
-		if c.Capability == capability {
+		if c.Capability == wakeAlarm {
 			n += c.Count
 		}
 	}
@@ -56,8 +56,8 @@ func TestSeriesEnd(t *testing.T) {
 	time.Sleep(5 * time.Millisecond)
 	endNow(t, tr)
 	s = checkIdentities(t, tr)
-	if n, series := seriesOf(s, "/ending", name); series != 0 || endedCount(s, wakeAlarm) != 3 {
-		t.Fatalf("%d checks in %d series after the end, and %d ended, want 0, 0 and 3", n, series, endedCount(s, wakeAlarm))
+	if n, series := seriesOf(s, "/ending", name); series != 0 || endedCount(s) != 3 {
+		t.Fatalf("%d checks in %d series after the end, and %d ended, want 0, 0 and 3", n, series, endedCount(s))
 	}
 	time.Sleep(5 * time.Millisecond)
 	endNow(t, tr) // the slot is free again
@@ -71,8 +71,8 @@ func TestSeriesEnd(t *testing.T) {
 	if n, _ := seriesOf(s, "/ending", name); n != 1 {
 		t.Errorf("%d checks after it came back, want 1", n)
 	}
-	if endedCount(s, wakeAlarm) != 3 {
-		t.Errorf("%d ended, want 3", endedCount(s, wakeAlarm))
+	if endedCount(s) != 3 {
+		t.Errorf("%d ended, want 3", endedCount(s))
 	}
 	if s.Series != s.SeriesLimit {
 		t.Errorf("%d series in use, want all %d: a slot was lost", s.Series, s.SeriesLimit)
@@ -113,7 +113,7 @@ func TestRestart(t *testing.T) {
 	time.Sleep(100 * time.Millisecond)
 	endNow(t, tr)
 	s := checkIdentities(t, tr)
-	if n, series := seriesOf(s, "/service", name); series != 0 || endedCount(s, wakeAlarm) != 4 {
-		t.Errorf("%d checks in %d series at the end, and %d ended, want 0, 0 and 4", n, series, endedCount(s, wakeAlarm))
+	if n, series := seriesOf(s, "/service", name); series != 0 || endedCount(s) != 4 {
+		t.Errorf("%d checks in %d series at the end, and %d ended, want 0, 0 and 4", n, series, endedCount(s))
 	}
 }

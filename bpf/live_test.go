@@ -9,16 +9,13 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 )
 
 // openLive opens a tracer on this machine's kernel.
 func openLive(t *testing.T, opts Options) *Tracer {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: it attaches to the kernel's capability checks")
-	}
+	needsRoot(t)
 	tr, err := Open(opts)
 	if err != nil {
 		t.Fatal(err)
@@ -29,6 +26,22 @@ func openLive(t *testing.T, opts Options) *Tracer {
 		}
 	})
 	return tr
+}
+
+func needsRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		lacks(t, "needs root: it attaches to the kernel's capability checks")
+	}
+}
+
+// lacks skips a test for want of something that the machine could have, and fails it in CI, where it must.
+func lacks(t *testing.T, why ...any) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why...)
+	}
+	t.Skip(why...)
 }
 
 func snapshot(t *testing.T, tr *Tracer) *Snapshot {
@@ -180,10 +193,4 @@ func inCgroup(dir string, cmd *exec.Cmd) *exec.Cmd {
 	sh.Args = append(sh.Args, cmd.Args...)
 	sh.Env, sh.Dir = cmd.Env, cmd.Dir
 	return sh
-}
-
-func errnoOf(err error) syscall.Errno {
-	var errno syscall.Errno
-	errors.As(err, &errno)
-	return errno
 }

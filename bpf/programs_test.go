@@ -12,12 +12,12 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// real copies a program of the system under a name of its own.
-func real(t *testing.T, program, name string) string {
+// systemProgram copies a program of the system under a name of its own.
+func systemProgram(t *testing.T, program, name string) string {
 	t.Helper()
 	found, err := exec.LookPath(program)
 	if err != nil {
-		t.Skip("not installed: ", err)
+		lacks(t, "not installed: ", err)
 	}
 	image, err := os.ReadFile(found)
 	if err != nil {
@@ -87,7 +87,7 @@ func TestRealPrograms(t *testing.T) {
 		sites:   []string{"inet_diag_dump_compat", "__inet_diag_dump", "inet_diag_dump", "tcp_diag_dump", "netlink_net_capable"},
 	}} {
 		t.Run(p.name, func(t *testing.T) {
-			path := real(t, p.program, p.name)
+			path := systemProgram(t, p.program, p.name)
 			if p.prepare != nil {
 				if err := p.prepare(path); err != nil {
 					t.Fatal(err)
@@ -118,7 +118,7 @@ func TestRealPrograms(t *testing.T) {
 func TestPs(t *testing.T) {
 	tr := openLive(t, Options{})
 	const name = "ps-of-nobody"
-	path := real(t, "ps", name)
+	path := systemProgram(t, "ps", name)
 	check := Check{Capability: uint8(cap.SYS_PTRACE), Denied: true}
 	sites := []string{"__ptrace_may_access", "ptrace_may_access"}
 	before := siteCount(snapshot(t, tr), check, AuditedNo, sites)

@@ -51,7 +51,7 @@ func (t *Tracer) readCounters() error {
 	for i := range b.pages {
 		page := i / cpus
 		sum := b.counters[page*pageSlots:][:pageSlots]
-		for slot, n := range b.pages[i].Count {
+		for slot, n := range &b.pages[i].Count {
 			sum[slot] += n
 		}
 	}

@@ -23,6 +23,8 @@ const (
 
 // capabilityNames is read only. A scrape needs a name for each of its series,
 // and libcap's own are in lower case and start with a map look-up.
+//
+//nolint:gochecknoglobals // a table that nothing writes
 var capabilityNames = func() (names [1 << 8]string) {
 	for number := range names {
 		names[number] = fmt.Sprintf("CAP_%d", number)

@@ -1,0 +1,158 @@
+# `make` alone lists the targets. build, run and clean need Go alone; test
+# installs what else it needs from Debian (12 or newer), and says so first.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BUILD   := $(CURDIR)/build
+ARGS    ?=
+# How long `make fuzz` runs each fuzz target.
+FUZZTIME ?= 30s
+# The race detector makes all slower, so this is far above what a test takes.
+TEST_TIMEOUT ?= 15m
+
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+REVISION ?= $(shell git rev-parse -q --verify HEAD 2>/dev/null || echo unknown)
+LDFLAGS  := -X github.com/prometheus/common/version.Version=$(VERSION) -X github.com/prometheus/common/version.Revision=$(REVISION)
+
+# Debian's packages that the tests and checks use; only what is missing is installed.
+TEST_PACKAGES += gcc libc6-dev       # the race detector is linked with cgo
+TEST_PACKAGES += clang-19            # the BPF compiler, pinned: generate-check compares its output
+TEST_PACKAGES += llvm-19             # llvm-strip-19, which bpf2go runs
+TEST_PACKAGES += libcap2-bin         # capsh, setcap: privileges by hand
+TEST_PACKAGES += util-linux mount    # setpriv, unshare, mount: workloads that use or lack a capability
+TEST_PACKAGES += iproute2            # ip: CAP_NET_ADMIN by a real program
+TEST_PACKAGES += iputils-ping        # ping: CAP_NET_RAW by a real program
+TEST_PACKAGES += procps              # ps, kill
+TEST_PACKAGES += strace              # the exporter's system calls, to hold against the unit's filter
+TEST_PACKAGES += chromium            # the landing page, as a browser shows it
+TEST_PACKAGES += qemu-system-x86 busybox-static cpio # the guests of test-vm
+TEST_PACKAGES += ca-certificates     # Go's module downloads
+
+# Programs that are unpacked for the tests, and never installed (.tools/unpack).
+BIN := $(BUILD)/bin
+
+# Programs that tests start come from there and from the system, not from a
+# developer's PATH; Go's own folder stays in it.
+export PATH := $(BIN):$(shell dirname "$$(command -v go || echo /usr/local/go/bin/go)"):/usr/sbin:/usr/bin:/sbin:/bin
+
+# A module file of its own for the pinned linter: the product's go.sum holds
+# what the product is made of.
+TOOLS_MOD := -modfile=.tools/go.mod
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build build/capability_exporter, static; needs Go alone
+	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BUILD)/capability_exporter ./exporter
+
+.PHONY: run
+run: build ## Build and run the exporter, as root; flags in ARGS
+	$(BUILD)/capability_exporter $(ARGS)
+
+# Cheap checks first.
+.PHONY: test
+test: test-deps ## Install what is missing, then run every check and test
+	$(MAKE) --no-print-directory vet check-rules check-metrics check-systemd generate-check build lint go-test test-vm
+
+# Live tests count the whole machine's checks, so packages are tested one after
+# the other (-p 1).
+.PHONY: go-test
+go-test: tools ## Run Go's tests alone, with the race detector
+	CGO_ENABLED=1 go test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
+
+.PHONY: vet
+vet: ## Run go vet, for amd64 and arm64
+	go vet ./...
+	CGO_ENABLED=0 GOARCH=arm64 go vet ./...
+
+.PHONY: lint
+lint: ## Run golangci-lint (its first build takes minutes) and check go.mod
+	go tool $(TOOLS_MOD) golangci-lint run ./...
+	go mod verify
+
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME
+	for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' "$$pkg" | grep '^Fuzz' || true); do \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$pkg"; \
+		done; \
+	done
+
+.PHONY: bench
+bench: ## Measure what a check costs, as root on an idle machine
+	go test ./bpf -run '^TestCost$$' -cost -count=1 -timeout 60m -v
+
+# Guests under emulation, for what the machine's own kernel may refuse: fexit, and somebody else's fexit beside us. A test that
+# is skipped there as a whole is a failure.
+.PHONY: test-vm
+test-vm: ## Run some of bpf's live tests on Debian's kernels, in qemu
+	CGO_ENABLED=0 go test -c -o $(BUILD)/bpf.test ./bpf
+	for run in 7:'Rows|UserNamespace|SecondProgram|ForeignFexit|Idle' 6.12:'Rows|UserNamespace|Idle|SeriesEnd|HostileNames'; do \
+		bpf/vm/fetch "$${run%%:*}"; \
+		echo "Debian's kernel $${run%%:*}:"; \
+		bpf/vm/boot "$${run%%:*}" $(BUILD)/bpf.test -test.v -test.run "$${run#*:}" | grep -v '=== RUN' | tee $(BUILD)/vm.log; \
+		! grep -q '^--- SKIP' $(BUILD)/vm.log; \
+	done
+
+# bpf2go's headers are those that the pinned cilium/ebpf ships.
+.PHONY: generate
+generate: ## Compile the BPF programs again (clang-19)
+	go mod download github.com/cilium/ebpf
+	BPF2GO_CC=clang-19 BPF2GO_STRIP=llvm-strip-19 \
+	BPF_HEADERS="$$(go list -m -f '{{.Dir}}' github.com/cilium/ebpf)/examples/headers" \
+		go generate ./bpf/...
+
+.PHONY: generate-check
+generate-check: generate ## Fail if the committed BPF objects are not what their source gives
+	@changed=$$(git status --porcelain -- 'bpf/**_bpfel.*'); \
+	if [ -n "$$changed" ]; then \
+		echo "These differ from what is committed; run 'make generate' and commit them:"; echo "$$changed"; exit 1; \
+	fi
+
+.PHONY: check-rules
+check-rules: tools ## Check the alert rules and run their unit tests
+	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml
+
+.PHONY: check-metrics
+check-metrics: tools ## Check the metrics' names and help texts
+	for file in collectors/testdata/*.prom; do echo "$$file"; promtool check metrics <"$$file"; done
+
+# 20 is an exposure of 2.0.
+.PHONY: check-systemd
+check-systemd: tools ## Check that the unit's exposure is at most 2
+	systemd-analyze security --offline=true --no-pager --threshold=20 deploy/systemd/capability_exporter.service | tail -n 2
+
+.PHONY: test-deps
+test-deps: packages tools
+
+.PHONY: packages
+packages: ## Install the Debian packages that the tests use
+	@missing=(); \
+	for package in $(TEST_PACKAGES); do \
+		dpkg-query -W -f '$${db:Status-Status}' "$$package" 2>/dev/null | grep -qx installed || missing+=("$$package"); \
+	done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		echo "To be installed from Debian, without recommended packages: $${missing[*]}"; \
+		if [ "$$(id -u)" != 0 ]; then echo "That needs root: install them, then run this again."; exit 1; fi; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
+	fi
+
+.PHONY: tools
+tools: $(BIN)/promtool $(BIN)/systemd-analyze ## Unpack prometheus, promtool and systemd-analyze in build/
+
+$(BIN)/promtool:
+	.tools/unpack prometheus
+
+$(BIN)/systemd-analyze:
+	.tools/unpack systemd
+
+.PHONY: clean
+clean: ## Remove build/ and Go's cached test results
+	rm -rf $(BUILD)
+	go clean -testcache

@@ -1,0 +1,216 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"capability_exporter/dashboards"
+)
+
+// speedup is by how much the rules' times are shortened for the test: 15m is 9s.
+const speedup = 100
+
+// newMounts makes unshare(1) ask for CAP_SYS_ADMIN: a mount namespace of its
+// own, in which it does nothing.
+var newMounts = []string{"--mount", "--propagation", "unchanged", "true"}
+
+// TestPrometheus has a real Prometheus scrape the real exporter with the
+// configuration and the rules that are shipped. A program that was never seen
+// before uses CAP_SYS_ADMIN: that must page, and each query of the dashboard
+// must then find something.
+func TestPrometheus(t *testing.T) {
+	needsRoot(t)
+	prometheus := startPrometheus(t)
+
+	// What the dashboard shows besides: a denial.
+	denied := freshProgram(t, "denied")
+	if err := run(t, container{UID: 65534, Args: append([]string{denied}, newMounts...)}); err == nil {
+		t.Error("a mount namespace without any capability")
+	}
+
+	// The alert's learning time is over when its guard holds.
+	guard := shorten(`process_start_time_seconds{job="capability_exporter"} offset 30m`)
+	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, guard, true) })
+
+	firstUse := freshProgram(t, "firstuse")
+	name := filepath.Base(firstUse)
+	if out, err := exec.CommandContext(t.Context(), firstUse, newMounts...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	alert := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", severity="critical", job="capability_exporter", process=%q}`, name)
+	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, alert, false) })
+	other := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", process=%q}`, filepath.Base(denied))
+	if err := prometheus.hasData(t.Context(), other, false); err == nil {
+		t.Error("a denial paged")
+	}
+
+	t.Run("dashboard", func(t *testing.T) { checkDashboard(t, prometheus) })
+}
+
+// checkDashboard asks Prometheus all that Grafana would.
+func checkDashboard(t *testing.T, prometheus *prometheusServer) {
+	t.Helper()
+	dashboard, err := dashboards.Capabilities()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, query := range dashboard.Queries() {
+		t.Run(query.Where, func(t *testing.T) {
+			expr := dashboard.Substitute(query.Expr, "10s", "5m")
+			prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, expr, query.Instant) })
+		})
+	}
+	labelValues := regexp.MustCompile(`^label_values\((.*), (\w+)\)$`)
+	for _, variable := range dashboard.Templating.List {
+		if variable.Type != "query" {
+			continue
+		}
+		match := labelValues.FindStringSubmatch(variable.Definition)
+		if match == nil {
+			t.Fatalf("variable %s: what is %s?", variable.Name, variable.Definition)
+		}
+		selector := dashboard.Substitute(match[1], "", "")
+		var values []string
+		if err := prometheus.ask(t.Context(), "label/"+match[2]+"/values", url.Values{"match[]": {selector}}, &values); err != nil || len(values) == 0 {
+			t.Errorf("variable %s: %v, %v", variable.Name, values, err)
+		}
+	}
+}
+
+// prometheusServer is a Prometheus that has begun to scrape the exporter.
+type prometheusServer struct {
+	process *process
+	api     string // ends in a slash
+}
+
+func startPrometheus(t *testing.T) *prometheusServer {
+	t.Helper()
+	binary := program(t, "prometheus")
+	exporterAddress, address := freeAddress(t), freeAddress(t)
+	exporter := start(t, exec.CommandContext(t.Context(), buildExporter(t), "--web.listen-address="+exporterAddress))
+	exporter.scrape(t, exporterAddress)
+
+	dir := t.TempDir()
+	config := read(t, "prometheus/prometheus.yml")
+	for old, substitute := range map[string]string{"localhost:10041": exporterAddress, "15s": "1s"} {
+		if !strings.Contains(config, old) {
+			t.Fatalf("no %s in the example configuration", old)
+		}
+		config = strings.ReplaceAll(config, old, substitute)
+	}
+	write(t, filepath.Join(dir, "prometheus.yml"), config)
+	write(t, filepath.Join(dir, "rules.yml"), shorten(read(t, "prometheus/rules.yml")))
+
+	p := &prometheusServer{api: "http://" + address + "/api/v1/"}
+	p.process = start(t, exec.CommandContext(t.Context(), binary,
+		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
+		"--web.listen-address="+address, "--log.level=warn"))
+	p.process.eventually(t, func(ctx context.Context) error {
+		return p.hasData(ctx, `up{job="capability_exporter"} == 1`, true)
+	})
+	return p
+}
+
+var duration = regexp.MustCompile(`\b(\d+)([smhdw])\b`)
+
+// shorten divides each duration in the text by speedup. Of the rules that is
+// all that the test changes: what they compare, and with what, stays.
+func shorten(text string) string {
+	units := map[string]time.Duration{
+		"s": time.Second, "m": time.Minute, "h": time.Hour, "d": 24 * time.Hour, "w": 7 * 24 * time.Hour,
+	}
+	return duration.ReplaceAllStringFunc(text, func(d string) string {
+		match := duration.FindStringSubmatch(d)
+		count, err := strconv.Atoi(match[1])
+		if err != nil {
+			return d
+		}
+		return fmt.Sprintf("%dms", (time.Duration(count) * units[match[2]] / speedup).Milliseconds())
+	})
+}
+
+// hasData returns nil if the expression gives at least one series, at this
+// time or, if not instant, in the last five minutes.
+func (p *prometheusServer) hasData(ctx context.Context, expr string, instant bool) error {
+	now := time.Now()
+	endpoint, values := "query", url.Values{"query": {expr}}
+	if !instant {
+		endpoint = "query_range"
+		values.Set("start", now.Add(-5*time.Minute).Format(time.RFC3339))
+		values.Set("end", now.Format(time.RFC3339))
+		values.Set("step", "1s")
+	}
+	var data struct {
+		Result []json.RawMessage `json:"result"`
+	}
+	if err := p.ask(ctx, endpoint, values, &data); err != nil {
+		return err
+	}
+	if len(data.Result) == 0 {
+		return fmt.Errorf("no data: %s", expr)
+	}
+	return nil
+}
+
+// ask calls Prometheus' HTTP API and decodes the answer's data.
+func (p *prometheusServer) ask(ctx context.Context, endpoint string, values url.Values, data any) error {
+	body, err := get(ctx, p.api+endpoint+"?"+values.Encode())
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Data     any      `json:"data"`
+		Warnings []string `json:"warnings"`
+	}{Data: data}
+	if err := json.Unmarshal([]byte(body), &answer); err != nil {
+		return fmt.Errorf("decoding %s: %w", body, err)
+	}
+	if len(answer.Warnings) > 0 {
+		return errors.New(strings.Join(answer.Warnings, ", "))
+	}
+	return nil
+}
+
+// freshProgram copies unshare(1) to a name that no process has had before.
+func freshProgram(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(worldReadableDir(t), fmt.Sprintf("%s_%d", name, os.Getpid()))
+	content := read(t, program(t, "unshare"))
+	if err := os.WriteFile(path, []byte(content), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// run starts a container's process and waits for its end.
+func run(t *testing.T, c container) error {
+	t.Helper()
+	return start(t, c.command(t)).wait(t)
+}
+
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+func write(t *testing.T, path, content string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,198 @@
+package deploy
+
+import (
+	"bufio"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const unitFile = "systemd/capability_exporter.service"
+
+// TestUnitSandbox runs the exporter as the unit does, as another user with
+// ambient capabilities, and holds each system call that it makes against what
+// the unit allows. A filter that is too narrow would otherwise show on a user's
+// machine first, as an EPERM without a reason.
+func TestUnitSandbox(t *testing.T) {
+	needsRoot(t)
+	unit := readUnit(t)
+	exporter := buildExporter(t)
+	trace := filepath.Join(t.TempDir(), "trace")
+	address := freeAddress(t)
+
+	var plus []string
+	for name := range strings.FieldsSeq(unit.last("AmbientCapabilities")) {
+		plus = append(plus, "+"+strings.ToLower(strings.TrimPrefix(name, "CAP_")))
+	}
+	set := strings.Join(plus, ",")
+	// -D: the exporter is this test's child, and gets its signals.
+	args := []string{"-D", "-f", "-qq", "-o", trace,
+		program(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs",
+		"--inh-caps=" + set, "--ambient-caps=" + set, "--bounding-set=-all," + set,
+		exporter, "--web.listen-address=" + address}
+	p := start(t, exec.CommandContext(t.Context(), program(t, "strace"), args...))
+
+	metrics := p.scrape(t, address)
+	if got := series(metrics, "capability_exporter_capabilities_info"); len(got) != 2 {
+		t.Errorf("it holds %q", got)
+	}
+	for range 3 {
+		p.scrape(t, address)
+	}
+	p.stop(t)
+
+	calls := readTrace(t, trace, exporter)
+	for _, needed := range []string{"bpf", "futex", "mmap"} { // or else the trace is of something else
+		if len(calls[needed]) == 0 {
+			t.Fatalf("no %s in the trace, only %v\n%s", needed, slices.Sorted(maps.Keys(calls)), p.output)
+		}
+	}
+	allowed := unit.allowedCalls(t)
+	for name, lines := range calls {
+		if !allowed[name] {
+			t.Errorf("SystemCallFilter= refuses %s, for instance %s", name, lines[0])
+		}
+	}
+	families := strings.Fields(unit.last("RestrictAddressFamilies"))
+	for _, line := range calls["socket"] {
+		if !slices.ContainsFunc(families, func(family string) bool { return strings.Contains(line, "("+family+",") }) {
+			t.Errorf("RestrictAddressFamilies= refuses %s", line)
+		}
+	}
+	// MemoryDenyWriteExecute=.
+	for _, line := range slices.Concat(calls["mmap"], calls["mprotect"]) {
+		if strings.Contains(line, "PROT_EXEC") {
+			t.Errorf("MemoryDenyWriteExecute= may refuse %s", line)
+		}
+	}
+	// ProtectKernelTunables= and ProtectKernelLogs= hide these.
+	for _, line := range slices.Concat(calls["openat"], calls["open"]) {
+		for _, hidden := range []string{"/proc/kallsyms", "/proc/kcore", "/dev/kmsg", "/proc/kmsg"} {
+			if strings.Contains(line, hidden) {
+				t.Errorf("hidden from the unit: %s", line)
+			}
+		}
+	}
+}
+
+// TestUnitPrivileges: exactly the two, in both sets, and no way to more.
+func TestUnitPrivileges(t *testing.T) {
+	t.Parallel()
+	unit := readUnit(t)
+	for key, want := range map[string]string{
+		"AmbientCapabilities":   "CAP_BPF CAP_PERFMON",
+		"CapabilityBoundingSet": "CAP_BPF CAP_PERFMON",
+		"DynamicUser":           "yes",
+		"NoNewPrivileges":       "yes",
+		"PrivateUsers":          "no",
+		"ProtectProc":           "default",
+		"ProcSubset":            "all",
+	} {
+		if got := unit[key]; !slices.Equal(got, []string{want}) {
+			t.Errorf("%s is %q, want %q once", key, got, want)
+		}
+	}
+}
+
+// unit holds the values of each key of a unit file, in their order.
+type unit map[string][]string
+
+func readUnit(t *testing.T) unit {
+	t.Helper()
+	content, err := os.ReadFile(unitFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := unit{}
+	for line := range strings.Lines(string(content)) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && !strings.HasPrefix(line, "#") {
+			u[key] = append(u[key], value)
+		}
+	}
+	return u
+}
+
+// last returns the value of a key that must stand there.
+func (u unit) last(key string) string {
+	if len(u[key]) == 0 {
+		return ""
+	}
+	return u[key][len(u[key])-1]
+}
+
+// allowedCalls evaluates SystemCallFilter= as systemd.exec(5) says: the first
+// line makes it a list of what is allowed, each later one adds or, after a
+// tilde, takes away.
+func (u unit) allowedCalls(t *testing.T) map[string]bool {
+	t.Helper()
+	allowed := map[string]bool{}
+	for _, line := range u["SystemCallFilter"] {
+		names, deny := strings.CutPrefix(line, "~")
+		for name := range strings.FieldsSeq(names) {
+			for _, call := range expand(t, name) {
+				allowed[call] = !deny
+			}
+		}
+	}
+	return allowed
+}
+
+// expand returns the system calls of a set such as @system-service, as this
+// machine's systemd knows it, or the call itself.
+func expand(t *testing.T, name string) []string {
+	t.Helper()
+	if !strings.HasPrefix(name, "@") {
+		return []string{name}
+	}
+	out, err := exec.CommandContext(t.Context(), program(t, "systemd-analyze"), "--no-pager", "syscall-filter", name).Output()
+	if err != nil {
+		t.Fatalf("systemd-analyze syscall-filter %s: %v", name, err)
+	}
+	var calls []string
+	for line := range strings.Lines(string(out)) {
+		line = strings.TrimSpace(line)
+		if line != "" && line != name && !strings.HasPrefix(line, "#") {
+			calls = append(calls, expand(t, line)...)
+		}
+	}
+	return calls
+}
+
+var (
+	callOf  = regexp.MustCompile(`^\d+ +([a-z_0-9]+)\(`)
+	execved = regexp.MustCompile(`^\d+ +execve\("([^"]+)".*= 0$`)
+)
+
+// readTrace returns strace's lines by system call, from the execve(2) of
+// program on, that excluded: before it, setpriv(1) set the stage.
+func readTrace(t *testing.T, path, program string) map[string][]string {
+	t.Helper()
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	calls, started := map[string][]string{}, false
+	scanner := bufio.NewScanner(file)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		line := scanner.Text()
+		if match := execved.FindStringSubmatch(line); match != nil && match[1] == program {
+			started = true
+			continue
+		}
+		if match := callOf.FindStringSubmatch(line); started && match != nil {
+			calls[match[1]] = append(calls[match[1]], line)
+		}
+	}
+	if err := scanner.Err(); err != nil {
+		t.Fatal(fmt.Errorf("reading the trace: %w", err))
+	}
+	return calls
+}
