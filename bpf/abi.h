@@ -105,6 +105,8 @@ struct site_record {
 struct stat_values {
 	u64 announced, lost, withheld;
 	u64 unwinds;
+	u64 declined; /* checks that the first of two programs left to the second, for want of a mark to leave */
+	u64 second;   /* checks that the second counted */
 };
 
 /* A layout says where cap_capable's return address stands above ctx, in bytes. */

@@ -6,7 +6,7 @@
 #include "who.h"
 
 static __always_inline int check(void *ctx, const struct cred *cred, struct user_namespace *target, int cap, int ret, u32 told,
-				 bool cast)
+				 u32 bank, bool cast)
 {
 	u32 what = cap & (CAPABILITIES - 1), site = 0;
 
@@ -14,8 +14,8 @@ static __always_inline int check(void *ctx, const struct cred *cred, struct user
 		what |= WHAT_DENIED;
 	if (target->level)
 		what |= WHAT_USERNS;
-	if (count_site(ctx, what, told, &site, cast) == CLASS_AUDITED)
-		count_who(cred, what, site, cast);
+	if (count_site(ctx, what, told, &site, bank, cast) == CLASS_AUDITED)
+		count_who(cred, what, site, bank, cast);
 	return 0;
 }
 

@@ -65,6 +65,7 @@ const (
 	wayOurs    = "ours, 1 series"
 	wayFull    = "ours, 4096 series"
 	waySecond  = "ours beside an empty one"
+	wayTwin    = "ours as two programs"
 	wayRecord  = "a record per check"
 )
 
@@ -84,7 +85,8 @@ func ways(t *testing.T) []way {
 		}
 	}()
 	t.Cleanup(func() { reader.Close() })
-	ours, full := openDetached(t), openDetached(t)
+	one, two := false, true
+	ours, full, twin := openDetached(t, Options{pair: &one}), openDetached(t, Options{pair: &one}), openDetached(t, Options{pair: &two})
 	fillSeries(t, full)
 	must := func(l link.Link, err error) func() {
 		if err != nil {
@@ -93,7 +95,15 @@ func ways(t *testing.T) []way {
 		return func() { l.Close() }
 	}
 	attach := func(tr *Tracer) func() {
-		return must(link.AttachTracing(link.TracingOptions{Program: tr.objects.program}))
+		var offs []func()
+		for _, p := range tr.objects.programs {
+			offs = append(offs, must(link.AttachTracing(link.TracingOptions{Program: p})))
+		}
+		return func() {
+			for _, off := range slices.Backward(offs) {
+				off()
+			}
+		}
 	}
 	return []way{
 		{wayNothing, func() func() { return func() {} }},
@@ -104,6 +114,7 @@ func ways(t *testing.T) []way {
 			a, b := must(empty.Attach()), attach(ours)
 			return func() { a(); b() }
 		}},
+		{wayTwin, func() func() { return attach(twin) }},
 		{wayRecord, func() func() { return must(each.Attach()) }},
 	}
 }
@@ -118,8 +129,8 @@ func load2(t *testing.T, name string) *testprog.Loaded {
 }
 
 // openDetached opens a tracer and takes its program off again; what it has learned stays.
-func openDetached(t *testing.T) *Tracer {
-	tr, err := Open(Options{})
+func openDetached(t *testing.T, opts Options) *Tracer {
+	tr, err := Open(opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +144,7 @@ func openDetached(t *testing.T) *Tracer {
 
 // fillSeries runs as many differently named executables as there are slots, each of which asks once.
 func fillSeries(t *testing.T, tr *Tracer) {
-	l, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.program})
+	l, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.programs[0]})
 	if err != nil {
 		t.Fatal(err)
 	}

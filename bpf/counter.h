@@ -13,6 +13,8 @@
 enum {
 	BPF_F_NO_PREALLOC = 1 << 0, /* linux/bpf.h */
 	BPF_F_MMAPABLE = 1 << 10,
+	BPF_MAP_TYPE_TASK_STORAGE = 29,
+	BPF_LOCAL_STORAGE_GET_F_CREATE = 1 << 0,
 	BPF_TYPE_ID_TARGET = 1, /* arguments of the compiler's CO-RE builtins */
 	BPF_FIELD_EXISTS = 2
 };
@@ -24,6 +26,7 @@ extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym __weak;
 /* ---- what user space sets ---- */
 
 volatile const u32 who_page;	   /* the first page of who slots in counters */
+volatile const u32 bank_pages;	   /* pages of one bank of counters */
 volatile const u32 has_snprintf;   /* %ps in the kernel: since 5.13 */
 volatile const u32 has_pt_regs;	   /* bpf_task_pt_regs: since 5.15 */
 volatile const u32 denial_burst = 5;
@@ -63,7 +66,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, u32);
 	__type(value, struct stat_values);
 } stats SEC(".maps");
@@ -93,14 +96,14 @@ struct who_cached {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, SITE_CACHE);
+	__uint(max_entries, 2 * SITE_CACHE);
 	__type(key, u32);
 	__type(value, struct site_cached);
 } site_cache SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, WHO_CACHE);
+	__uint(max_entries, 2 * WHO_CACHE);
 	__type(key, u32);
 	__type(value, struct who_cached);
 } who_cache SEC(".maps");
@@ -190,7 +193,7 @@ struct scratch {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, u32);
 	__type(value, struct scratch);
 } scratches SEC(".maps");
@@ -200,23 +203,21 @@ struct {
 
 #define FIELD_EXISTS(field) __builtin_preserve_field_info(field, BPF_FIELD_EXISTS)
 
-static __always_inline struct stat_values *my_stats(void)
+/* Where programs are preemptible there are two of them, and one may run while the other has been preempted on the same CPU.
+ * So each has a bank of its own of all that is per CPU: 0, or 1 for the second. */
+static __always_inline struct stat_values *my_stats(u32 bank)
 {
-	u32 zero = 0;
-
-	return bpf_map_lookup_elem(&stats, &zero);
+	return bpf_map_lookup_elem(&stats, &bank);
 }
 
-static __always_inline struct scratch *my_scratch(void)
+static __always_inline struct scratch *my_scratch(u32 bank)
 {
-	u32 zero = 0;
-
-	return bpf_map_lookup_elem(&scratches, &zero);
+	return bpf_map_lookup_elem(&scratches, &bank);
 }
 
-static __always_inline u64 *counter(u32 page, u32 slot)
+static __always_inline u64 *counter(u32 bank, u32 page, u32 slot)
 {
-	u32 i = page + slot / PAGE_SLOTS;
+	u32 i = bank * bank_pages + page + slot / PAGE_SLOTS;
 	struct page *p = bpf_map_lookup_elem(&counters, &i);
 
 	return p ? &p->count[slot % PAGE_SLOTS] : NULL;

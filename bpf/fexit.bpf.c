@@ -7,12 +7,12 @@
 SEC("fexit/cap_capable")
 int BPF_PROG(fexit, const struct cred *cred, struct user_namespace *target, int cap, unsigned int opts, int ret)
 {
-	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, true);
+	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, 0, true);
 }
 
 // For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
 SEC("fexit/cap_capable")
 int BPF_PROG(fexit_probe, const struct cred *cred, struct user_namespace *target, int cap, unsigned int opts, int ret)
 {
-	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, false);
+	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, 0, false);
 }

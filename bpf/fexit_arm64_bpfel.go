@@ -36,6 +36,7 @@ const (
 	fexitProgCgroupGone        = "cgroup_gone"
 	fexitProgFexit             = "fexit"
 	fexitProgFexitProbe        = "fexit_probe"
+	fexitVarBankPages          = "bank_pages"
 	fexitVarConfirmEvery       = "confirm_every"
 	fexitVarDenialBurst        = "denial_burst"
 	fexitVarHasPtRegs          = "has_pt_regs"
@@ -120,6 +121,7 @@ type fexitMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fexitVariableSpecs struct {
+	BankPages          *ebpf.VariableSpec `ebpf:"bank_pages"`
 	ConfirmEvery       *ebpf.VariableSpec `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
@@ -195,6 +197,7 @@ func (m *fexitMaps) Close() error {
 //
 // It can be passed to loadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fexitVariables struct {
+	BankPages          *ebpf.Variable `ebpf:"bank_pages"`
 	ConfirmEvery       *ebpf.Variable `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`

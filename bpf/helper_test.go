@@ -15,6 +15,7 @@ func helpers() map[string]func(args []string) error {
 		"sethostname": askSysAdmin,
 		"fork":        forkMany,
 		"wait":        waitAndAsk,
+		"storm":       storm,
 		"open":        openAndLook,
 		"read":        readFile,
 		"access":      askAccess,

@@ -33,9 +33,9 @@ static __always_inline u32 peek(void *ctx, u64 *asker, bool cast)
 }
 
 /* look unwinds, and shows the learner why that was necessary. told is the class where the source has it from opts. */
-static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, bool cast)
+static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, bool cast)
 {
-	unwind(ctx, s);
+	unwind(ctx, s, bank);
 	if (told)
 		s->sample.class = told;
 	teach(ctx, s, cast);
@@ -112,7 +112,7 @@ static __noinline struct site_value *site_slot(struct scratch *s, struct site_ke
 }
 
 /* count_site counts a check under the kernel function that asked, and returns its class and its site slot. */
-static __always_inline u32 count_site(void *ctx, u32 what, u32 told, u32 *slot, bool cast)
+static __always_inline u32 count_site(void *ctx, u32 what, u32 told, u32 *slot, u32 bank, bool cast)
 {
 	struct site_key key = { .set = 1 };
 	struct site_cached *c;
@@ -124,17 +124,17 @@ static __always_inline u32 count_site(void *ctx, u32 what, u32 told, u32 *slot, 
 	class = peek(ctx, &key.asker, cast);
 	looked = class == CLASS_UNKNOWN;
 	if (looked) {
-		s = my_scratch();
+		s = my_scratch(bank);
 		if (!s)
 			return CLASS_UNKNOWN;
-		class = look(ctx, s, told, cast);
+		class = look(ctx, s, told, bank, cast);
 		key.asker = s->sample.asker;
 	} else if (told) {
 		class = told;
 	}
 again:
 	key.what = what | class << WHAT_CLASS_SHIFT;
-	i = (key.asker * 0x9E3779B97F4A7C15ull ^ (u64)key.what * 0xC2B2AE3D27D4EB4Full) >> 56;
+	i = ((key.asker * 0x9E3779B97F4A7C15ull ^ (u64)key.what * 0xC2B2AE3D27D4EB4Full) >> 56) + bank * SITE_CACHE;
 	c = bpf_map_lookup_elem(&site_cache, &i);
 	if (!c)
 		return CLASS_UNKNOWN;
@@ -142,7 +142,7 @@ again:
 	    !(c->value.module && settings.tick - c->tick > MODULE_TRUST)) {
 		*slot = c->value.slot;
 	} else {
-		s = my_scratch();
+		s = my_scratch(bank);
 		if (!s)
 			return CLASS_UNKNOWN;
 		/* Never seen before: a site is made only of what an unwind has confirmed. */
@@ -154,15 +154,15 @@ again:
 		c->tick = settings.tick;
 		*slot = v->slot;
 	}
-	n = counter(0, *slot);
+	n = counter(bank, 0, *slot);
 	if (!n)
 		return CLASS_UNKNOWN;
 	if (!looked && !(*n & (confirm_every - 1))) {
-		s = my_scratch();
+		s = my_scratch(bank);
 		if (!s)
 			return CLASS_UNKNOWN;
 confirm:
-		class = look(ctx, s, told, cast);
+		class = look(ctx, s, told, bank, cast);
 		key.asker = s->sample.asker;
 		looked = 1;
 		goto again;

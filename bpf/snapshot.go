@@ -48,8 +48,9 @@ func (t *Tracer) readCounters() error {
 	}
 	cpus := len(b.pages) / len(b.keys)
 	clear(b.counters)
+	bank := len(b.counters) / pageSlots
 	for i := range b.pages {
-		page := i / cpus
+		page := i / cpus % bank
 		sum := b.counters[page*pageSlots:][:pageSlots]
 		for slot, n := range &b.pages[i].Count {
 			sum[slot] += n
@@ -68,7 +69,7 @@ func (t *Tracer) readPages() error {
 		}
 		b.keys = make([]uint32, m.MaxEntries())
 		b.pages = make([]counterPage, len(b.keys)*cpus)
-		b.counters = make([]uint64, len(b.keys)*pageSlots)
+		b.counters = make([]uint64, len(b.keys)/t.objects.banks()*pageSlots)
 	}
 	if !b.noBatch {
 		var cursor ebpf.MapBatchCursor
@@ -210,18 +211,28 @@ func (t *Tracer) readCgroup(key cgroupKey) (*cgroupState, error) {
 }
 
 func (t *Tracer) addLosses(s *Snapshot) error {
-	if err := t.objects.collection.Maps["stats"].Lookup(uint32(0), &t.buffers.stats); err != nil {
-		return fmt.Errorf("read the statistics: %w", err)
-	}
-	for _, v := range t.buffers.stats {
-		s.RingLost += v.Lost
-		s.RingWithheld += v.Withheld
-		s.Unwinds += v.Unwinds
-	}
-	stats, err := t.objects.program.Stats()
+	// How often it was skipped is read before how often the second program stood in, so that a check in flight makes the
+	// difference too small and never too large; the next snapshot has it.
+	stats, err := t.objects.programs[0].Stats()
 	if err != nil {
 		return fmt.Errorf("read how often the kernel skipped the BPF program: %w", err)
 	}
-	s.MissedRuns = stats.RecursionMisses
+	var declined, second uint64
+	for bank := range uint32(t.objects.banks()) {
+		if err := t.objects.collection.Maps["stats"].Lookup(bank, &t.buffers.stats); err != nil {
+			return fmt.Errorf("read the statistics: %w", err)
+		}
+		for _, v := range t.buffers.stats {
+			s.RingLost += v.Lost
+			s.RingWithheld += v.Withheld
+			s.Unwinds += v.Unwinds
+			declined += v.Declined
+			second += v.Second
+		}
+	}
+	if left := stats.RecursionMisses + declined; left > second {
+		t.missed = max(t.missed, left-second)
+	}
+	s.MissedRuns = t.missed
 	return nil
 }

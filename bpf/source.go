@@ -69,6 +69,7 @@ type source struct {
 	opts    bool // it carries opts, which tell audited
 	load    func() (*ebpf.CollectionSpec, error)
 	program [2]string // by peekMode
+	pair    [2]string // two programs in place of the one, where programs are preemptible; "" if there are none
 	present func(*btf.Spec) bool
 	missing string // what present looks for
 }
@@ -79,6 +80,7 @@ func sources() []source {
 		name:    SourceTracepoint,
 		load:    loadTracepoint,
 		program: [2]string{"tracepoint", "tracepoint_probe"},
+		pair:    [2]string{"tracepoint_first", "tracepoint_second"},
 		present: func(kernel *btf.Spec) bool { return hasTypedef(kernel, "btf_trace_cap_capable") },
 		missing: "the tracepoint cap_capable (Linux 6.14 and later)",
 	}, {
@@ -91,7 +93,10 @@ func sources() []source {
 	}}
 }
 
-const programGone = "cgroup_gone"
+const (
+	programGone = "cgroup_gone"
+	mapMarks    = "marks"
+)
 
 // errAbsent is the cause of a Refusal with the reason "absent".
 var errAbsent = errors.New("the kernel lacks it")
@@ -99,13 +104,17 @@ var errAbsent = errors.New("the kernel lacks it")
 // objects are a loaded and attached source.
 type objects struct {
 	collection *ebpf.Collection
-	program    *ebpf.Program
+	programs   []*ebpf.Program // that count, in the order in which they run
 	links      []link.Link
 }
 
+// banks is the number of programs that count, each in a bank of its own.
+func (o *objects) banks() int { return len(o.programs) }
+
 func (o *objects) close() error {
 	var errs []error
-	for _, l := range o.links {
+	// The second program first: without the first it would count all.
+	for _, l := range slices.Backward(o.links) {
 		errs = append(errs, l.Close())
 	}
 	if o.collection != nil {
@@ -123,12 +132,20 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 	if err != nil {
 		return nil, fmt.Errorf("read the BPF object: %w", err)
 	}
+	names := []string{s.program[mode]}
+	if two, err := s.wantsTwo(f, mode, opts); err != nil {
+		return nil, err
+	} else if two {
+		names = s.pair[:]
+	} else {
+		delete(spec.Maps, mapMarks)
+	}
 	for name := range spec.Programs {
-		if name != s.program[mode] && (name != programGone || !f.rmdir) {
+		if !slices.Contains(names, name) && (name != programGone || !f.rmdir) {
 			delete(spec.Programs, name)
 		}
 	}
-	if err := size(spec, f, opts); err != nil {
+	if err := size(spec, f, opts, len(names)); err != nil {
 		return nil, err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
@@ -137,11 +154,34 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 	if err != nil {
 		return nil, fmt.Errorf("load the BPF objects: %w", err)
 	}
-	return &objects{collection: c, program: c.Programs[s.program[mode]]}, nil
+	o := &objects{collection: c}
+	for _, name := range names {
+		o.programs = append(o.programs, c.Programs[name])
+	}
+	return o, nil
+}
+
+// wantsTwo tells whether one program would miss checks. A kernel that cannot be asked gets the one, and
+// capability_exporter_missed_runs_total tells what that costs.
+func (s source) wantsTwo(f *features, mode peekMode, opts Options) (bool, error) {
+	if s.pair[0] == "" || mode != peekCast {
+		return false, nil
+	}
+	if opts.pair != nil {
+		return *opts.pair, nil
+	}
+	two, err := f.preemptible()
+	if errors.Is(err, unix.EPERM) {
+		return false, err // the source itself will be refused, too
+	}
+	if err != nil {
+		opts.Logger.Warn("cannot tell whether BPF programs are preemptible; if they are, some checks are missed, and counted as missed runs", "err", err)
+	}
+	return two, nil
 }
 
 // size gives the maps their sizes and the constants their values.
-func size(spec *ebpf.CollectionSpec, f *features, opts Options) error {
+func size(spec *ebpf.CollectionSpec, f *features, opts Options, banks int) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return fmt.Errorf("count the CPUs: %w", err)
@@ -149,7 +189,7 @@ func size(spec *ebpf.CollectionSpec, f *features, opts Options) error {
 	sitePages := (siteFixed + opts.SiteLimit + pageSlots - 1) / pageSlots
 	whoPages := (whoFixed + opts.SeriesLimit + pageSlots - 1) / pageSlots
 	for name, entries := range map[string]int{
-		"counters":     sitePages + whoPages,
+		"counters":     banks * (sitePages + whoPages),
 		"free_sites":   opts.SiteLimit,
 		"free_whos":    opts.SeriesLimit,
 		"site_records": siteFixed + opts.SiteLimit,
@@ -164,6 +204,7 @@ func size(spec *ebpf.CollectionSpec, f *features, opts Options) error {
 	}
 	for name, value := range map[string]uint32{
 		"who_page":      uint32(sitePages),
+		"bank_pages":    uint32(sitePages + whoPages),
 		"has_snprintf":  number(f.snprintf),
 		"has_pt_regs":   number(f.ptRegs),
 		"denial_burst":  opts.denialBurst,
@@ -185,10 +226,14 @@ func number(b bool) uint32 {
 
 // attach begins to count.
 func (o *objects) attach() error {
-	for name, p := range o.collection.Programs {
+	programs := slices.Clone(o.programs)
+	if gone := o.collection.Programs[programGone]; gone != nil {
+		programs = append(programs, gone)
+	}
+	for _, p := range programs {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
-			return fmt.Errorf("attach the BPF program %s: %w", name, err)
+			return fmt.Errorf("attach the BPF program %s: %w", p, err)
 		}
 		o.links = append(o.links, l)
 	}

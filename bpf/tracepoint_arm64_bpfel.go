@@ -111,6 +111,8 @@ type tracepointStatValues struct {
 	Lost      uint64
 	Withheld  uint64
 	Unwinds   uint64
+	Declined  uint64
+	Second    uint64
 }
 
 type tracepointWhoKey struct {
@@ -144,6 +146,7 @@ const (
 	tracepointMapFreeSites          = "free_sites"
 	tracepointMapFreeWhos           = "free_whos"
 	tracepointMapFunctions          = "functions"
+	tracepointMapMarks              = "marks"
 	tracepointMapRing               = "ring"
 	tracepointMapRoles              = "roles"
 	tracepointMapSamples            = "samples"
@@ -158,7 +161,10 @@ const (
 	tracepointMapWhos               = "whos"
 	tracepointProgCgroupGone        = "cgroup_gone"
 	tracepointProgTracepoint        = "tracepoint"
+	tracepointProgTracepointFirst   = "tracepoint_first"
 	tracepointProgTracepointProbe   = "tracepoint_probe"
+	tracepointProgTracepointSecond  = "tracepoint_second"
+	tracepointVarBankPages          = "bank_pages"
 	tracepointVarConfirmEvery       = "confirm_every"
 	tracepointVarDenialBurst        = "denial_burst"
 	tracepointVarHasPtRegs          = "has_pt_regs"
@@ -211,9 +217,11 @@ type tracepointSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracepointProgramSpecs struct {
-	CgroupGone      *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
-	Tracepoint      *ebpf.ProgramSpec `ebpf:"tracepoint"`
-	TracepointProbe *ebpf.ProgramSpec `ebpf:"tracepoint_probe"`
+	CgroupGone       *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
+	Tracepoint       *ebpf.ProgramSpec `ebpf:"tracepoint"`
+	TracepointFirst  *ebpf.ProgramSpec `ebpf:"tracepoint_first"`
+	TracepointProbe  *ebpf.ProgramSpec `ebpf:"tracepoint_probe"`
+	TracepointSecond *ebpf.ProgramSpec `ebpf:"tracepoint_second"`
 }
 
 // tracepointMapSpecs contains maps before they are loaded into the kernel.
@@ -225,6 +233,7 @@ type tracepointMapSpecs struct {
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
+	Marks       *ebpf.MapSpec `ebpf:"marks"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Roles       *ebpf.MapSpec `ebpf:"roles"`
 	Samples     *ebpf.MapSpec `ebpf:"samples"`
@@ -243,6 +252,7 @@ type tracepointMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracepointVariableSpecs struct {
+	BankPages          *ebpf.VariableSpec `ebpf:"bank_pages"`
 	ConfirmEvery       *ebpf.VariableSpec `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
@@ -278,6 +288,7 @@ type tracepointMaps struct {
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
+	Marks       *ebpf.Map `ebpf:"marks"`
 	Ring        *ebpf.Map `ebpf:"ring"`
 	Roles       *ebpf.Map `ebpf:"roles"`
 	Samples     *ebpf.Map `ebpf:"samples"`
@@ -299,6 +310,7 @@ func (m *tracepointMaps) Close() error {
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
+		m.Marks,
 		m.Ring,
 		m.Roles,
 		m.Samples,
@@ -318,6 +330,7 @@ func (m *tracepointMaps) Close() error {
 //
 // It can be passed to loadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracepointVariables struct {
+	BankPages          *ebpf.Variable `ebpf:"bank_pages"`
 	ConfirmEvery       *ebpf.Variable `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
@@ -332,16 +345,20 @@ type tracepointVariables struct {
 //
 // It can be passed to loadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracepointPrograms struct {
-	CgroupGone      *ebpf.Program `ebpf:"cgroup_gone"`
-	Tracepoint      *ebpf.Program `ebpf:"tracepoint"`
-	TracepointProbe *ebpf.Program `ebpf:"tracepoint_probe"`
+	CgroupGone       *ebpf.Program `ebpf:"cgroup_gone"`
+	Tracepoint       *ebpf.Program `ebpf:"tracepoint"`
+	TracepointFirst  *ebpf.Program `ebpf:"tracepoint_first"`
+	TracepointProbe  *ebpf.Program `ebpf:"tracepoint_probe"`
+	TracepointSecond *ebpf.Program `ebpf:"tracepoint_second"`
 }
 
 func (p *tracepointPrograms) Close() error {
 	return _TracepointClose(
 		p.CgroupGone,
 		p.Tracepoint,
+		p.TracepointFirst,
 		p.TracepointProbe,
+		p.TracepointSecond,
 	)
 }
 

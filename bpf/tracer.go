@@ -11,7 +11,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
-	"golang.org/x/sys/unix"
 )
 
 // Options say how much to keep. The zero value is good for most machines.
@@ -28,6 +27,7 @@ type Options struct {
 	// What only tests change.
 	sources      []Source
 	peek         *peekMode
+	pair         *bool // whether there are two programs
 	denialBurst  uint32
 	confirmEvery uint32
 	quarantine   time.Duration
@@ -84,6 +84,7 @@ type Tracer struct {
 	ringRecords             atomic.Uint64
 	stop                    chan struct{}
 	running                 sync.WaitGroup
+	closing                 func() error
 
 	mu        sync.Mutex // guards all below
 	settings  settingValues
@@ -91,6 +92,7 @@ type Tracer struct {
 	whoPage   uint32
 	cgroups   map[cgroupKey]*cgroupState
 	life      lifecycle
+	missed    uint64 // checks that no program counted
 	buffers   buffers
 }
 
@@ -104,6 +106,7 @@ func Open(opts Options) (*Tracer, error) {
 		return nil, err
 	}
 	t := &Tracer{opts: opts, features: f, stop: make(chan struct{}), cgroups: map[cgroupKey]*cgroupState{}, life: newLifecycle()}
+	t.closing = sync.OnceValue(t.close)
 	mode := peekProbe
 	if f.cast {
 		mode = peekCast
@@ -132,7 +135,7 @@ func Open(opts Options) (*Tracer, error) {
 	if err := t.start(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	opts.Logger.Info("counting capability checks", "via", t.source.name, "audit", t.Info().Audit, "cgroups", t.hierarchy.name)
+	opts.Logger.Info("counting capability checks", "via", t.source.name, "audit", t.Info().Audit, "cgroups", t.hierarchy.name, "programs", t.objects.banks())
 	return t, nil
 }
 
@@ -202,8 +205,12 @@ func (t *Tracer) Info() Info {
 	return info
 }
 
-// Close stops counting and frees what Open took.
+// Close stops counting and frees what Open took. To call it again does nothing.
 func (t *Tracer) Close() error {
+	return t.closing()
+}
+
+func (t *Tracer) close() error {
 	var errs []error
 	if t.ring != nil {
 		errs = append(errs, t.ring.Close())
@@ -269,9 +276,7 @@ func (t *Tracer) keepHouse() {
 func (t *Tracer) learn() {
 	// A check that the kernel makes of its own accord at each mapping (no-audit), so that an idle machine teaches, too.
 	for range 2 * agreed {
-		if page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON); err == nil {
-			_ = unix.Munmap(page)
-		}
+		makeCheck()
 	}
 	l := newLearner(t.source.opts)
 	var record ringbuf.Record

@@ -23,14 +23,14 @@ static __noinline int symbol(u8 *to, u64 ip)
 
 /* role_of tells which of abi.h's roles the function of a return address plays. A global function, so that the verifier looks
  * at it once and not for each frame. */
-__noinline __attribute__((visibility("default"))) u32 role_of(u64 ip)
+__noinline __attribute__((visibility("default"))) u32 role_of(u64 ip, u32 bank)
 {
 	u32 *known = bpf_map_lookup_elem(&functions, &ip), role, i, end = 0;
 	struct scratch *s;
 
 	if (known)
 		return *known;
-	s = my_scratch();
+	s = my_scratch(bank & 1);
 	if (!s)
 		return ROLE_NONE;
 	symbol(s->symbol, ip);
@@ -56,11 +56,11 @@ __noinline __attribute__((visibility("default"))) u32 role_of(u64 ip)
 enum { SEEK, CALLER, WRAPPER, BY_CALLER, ASKER, DONE };
 
 /* unwind fills s->sample but for its words. What cannot be told is CLASS_UNKNOWN, and an asker that cannot be found is 0. */
-static __noinline int unwind(void *ctx, struct scratch *s)
+static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 {
 	struct sample *f = &s->sample;
 	u32 state = SEEK, above_trampoline = 0, role, i, frames;
-	struct stat_values *st = my_stats();
+	struct stat_values *st = my_stats(bank);
 	long n;
 	u64 ip;
 
@@ -77,7 +77,7 @@ static __noinline int unwind(void *ctx, struct scratch *s)
 		if (i >= frames)
 			break;
 		ip = s->ips[i];
-		role = role_of(ip);
+		role = role_of(ip, bank);
 		if (state == ASKER) {
 			/* Somebody's fexit on the wrapper: its trampoline, then the wrapper's own first bytes. */
 			if (role == ROLE_TRAMPOLINE || (above_trampoline && role != ROLE_NONE)) {

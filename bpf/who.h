@@ -111,7 +111,7 @@ static __always_inline void name_process(u8 *to, u32 kind)
 }
 
 /* name_cgroup keeps the path of the current task's cgroup, once for each cgroup. */
-static __noinline int name_cgroup(struct who_key *who)
+static __noinline int name_cgroup(struct who_key *who, u32 bank)
 {
 	struct cgroup_key key = { .id = who->cgroup, .hierarchy = who->hierarchy };
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -124,7 +124,7 @@ static __noinline int name_cgroup(struct who_key *who)
 
 	if (bpf_map_lookup_elem(&cgroups, &key))
 		return 0;
-	s = my_scratch();
+	s = my_scratch(bank);
 	if (!s)
 		return 0;
 	r = &s->cgroup;
@@ -158,11 +158,11 @@ static __noinline int name_cgroup(struct who_key *who)
 
 /* announce tells user space of a new key or of a denial, the latter a few times in each window. A full ring is counted and
  * loses no name: those stand in the maps. */
-static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fresh)
+static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fresh, u32 bank)
 {
 	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct stat_values *st = my_stats();
+	struct stat_values *st = my_stats(bank);
 	struct announcement *a;
 	u32 window = settings.window;
 
@@ -179,7 +179,7 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 		}
 		r->burst++;
 	}
-	name_cgroup(key);
+	name_cgroup(key, bank);
 	a = bpf_ringbuf_reserve(&ring, sizeof(*a), 0);
 	if (!a) {
 		st->lost++;
@@ -239,7 +239,7 @@ enum { FRESH = 1u << 31 };
 
 /* who_slot finds or makes the slot of a key that the cache does not hold: `_other` where none is free. FRESH is set in what it
  * returns when this is the key's first check. */
-static __noinline u32 who_slot(struct who_key *key)
+static __noinline u32 who_slot(struct who_key *key, u32 bank)
 {
 	u32 *known = bpf_map_lookup_elem(&whos, key), slot, i;
 	struct who_record *r;
@@ -257,7 +257,7 @@ static __noinline u32 who_slot(struct who_key *key)
 		r->sites[i] = 0;
 	r->burst_window = r->burst = 0;
 	name_process(r->name, key->kind);
-	name_cgroup(key);
+	name_cgroup(key, bank);
 	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST))
 		return slot | FRESH;
 	/* Another CPU was faster: its slot counts. */
@@ -267,7 +267,7 @@ static __noinline u32 who_slot(struct who_key *key)
 }
 
 /* count_who counts an audited check under who asked. */
-static __always_inline int count_who(const struct cred *cred, u32 what, u32 site, bool cast)
+static __always_inline int count_who(const struct cred *cred, u32 what, u32 site, u32 bank, bool cast)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct who_key key = { .what = what };
@@ -284,7 +284,7 @@ static __always_inline int count_who(const struct cred *cred, u32 what, u32 site
 		goto count;
 	}
 	hash = b[0] * 0x9E3779B97F4A7C15ull ^ b[1] * 0xC2B2AE3D27D4EB4Full ^ b[2] ^ b[3] * 0x165667B19E3779F9ull;
-	i = hash >> 56;
+	i = (hash >> 56) + bank * WHO_CACHE;
 	c = bpf_map_lookup_elem(&who_cache, &i);
 	if (!c)
 		return 0;
@@ -293,7 +293,7 @@ static __always_inline int count_who(const struct cred *cred, u32 what, u32 site
 	if (c->epoch == epoch && !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]))) {
 		slot = c->slot;
 	} else {
-		slot = who_slot(&key);
+		slot = who_slot(&key, bank);
 		fresh = slot & FRESH;
 		slot &= ~FRESH;
 		c->key = key;
@@ -306,11 +306,11 @@ static __always_inline int count_who(const struct cred *cred, u32 what, u32 site
 		note_site(slot, site);
 	}
 count:
-	n = counter(who_page, slot);
+	n = counter(bank, who_page, slot);
 	if (!n)
 		return 0;
 	(*n)++;
 	if (fresh || what & WHAT_DENIED)
-		announce(&key, slot, site, !!fresh);
+		announce(&key, slot, site, !!fresh, bank);
 	return 0;
 }

@@ -1,0 +1,158 @@
+package bpf
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+// preemptMask is the part of preempt_count that counts disabled preemption (linux/preempt.h, PREEMPT_MASK).
+const preemptMask = 0xff
+
+// preemptible tells whether the kernel can preempt a program on the tracepoint cap_capable, by what the preemption counter
+// says inside of one. If so, one program is not enough: see tracepoint.bpf.c.
+func (f *features) preemptible() (bool, error) {
+	// Without CONFIG_PREEMPTION nothing in the kernel is preempted, and the counter may always be 0.
+	if !hasFunc(f.kernel, "preempt_schedule") && !hasFunc(f.kernel, "preempt_schedule_irq") {
+		return false, nil
+	}
+	load, err := f.loadPreemptCount()
+	if err != nil {
+		return false, err
+	}
+	seen, err := ebpf.NewMap(&ebpf.MapSpec{Name: "preempt_count", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 2})
+	if err != nil {
+		return false, fmt.Errorf("make a map: %w", err)
+	}
+	defer seen.Close()
+	// seen[count & preemptMask == 0] = 1
+	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "preempt_count", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "cap_capable", License: "Dual BSD/GPL",
+		Instructions: slices.Concat(load, asm.Instructions{
+			asm.StoreImm(asm.RFP, -4, 0, asm.Word),
+			asm.And.Imm(asm.R1, preemptMask),
+			asm.JNE.Imm(asm.R1, 0, "disabled"),
+			asm.StoreImm(asm.RFP, -4, 1, asm.Word),
+			asm.StoreImm(asm.RFP, -8, 1, asm.Word).WithSymbol("disabled"),
+			asm.LoadMapPtr(asm.R1, seen.FD()),
+			asm.Mov.Reg(asm.R2, asm.RFP), asm.Add.Imm(asm.R2, -4),
+			asm.Mov.Reg(asm.R3, asm.RFP), asm.Add.Imm(asm.R3, -8),
+			asm.Mov.Imm(asm.R4, 0),
+			asm.FnMapUpdateElem.Call(),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+		}),
+	})
+	if err != nil {
+		return false, fmt.Errorf("load the probe: %w", err)
+	}
+	defer program.Close()
+	l, err := link.AttachTracing(link.TracingOptions{Program: program})
+	if err != nil {
+		return false, fmt.Errorf("attach the probe: %w", err)
+	}
+	defer l.Close()
+	for range 100 {
+		makeCheck()
+		var zero, more uint32
+		if err := seen.Lookup(uint32(1), &zero); err != nil {
+			return false, fmt.Errorf("read the probe: %w", err)
+		}
+		if err := seen.Lookup(uint32(0), &more); err != nil {
+			return false, fmt.Errorf("read the probe: %w", err)
+		}
+		if zero != 0 || more != 0 {
+			return zero != 0, nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return false, fmt.Errorf("the probe saw no check")
+}
+
+// makeCheck has the kernel make a check of its own accord, as it does at each mapping: CAP_SYS_ADMIN, not audited.
+func makeCheck() {
+	if page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON); err == nil {
+		_ = unix.Munmap(page)
+	}
+}
+
+// loadPreemptCount loads preempt_count into R1.
+func (f *features) loadPreemptCount() (asm.Instructions, error) {
+	if runtime.GOARCH == "arm64" {
+		// arch/arm64/include/asm/preempt.h: current_thread_info()->preempt.count
+		at, err := f.offset("task_struct", "thread_info", "preempt", "count")
+		if err != nil {
+			return nil, err
+		}
+		return asm.Instructions{asm.FnGetCurrentTaskBtf.Call(), asm.LoadMem(asm.R1, asm.R0, int16(at), asm.Word)}, nil
+	}
+	// arch/x86: a per-CPU variable, which from 6.2 to 6.14 was a member of another.
+	for _, v := range []struct{ name, member string }{{"__preempt_count", ""}, {"pcpu_hot", "preempt_count"}} {
+		var found *btf.Var
+		if err := f.kernel.TypeByName(v.name, &found); err != nil {
+			continue
+		}
+		id, err := f.kernel.TypeID(found)
+		if err != nil {
+			return nil, fmt.Errorf("find %s: %w", v.name, err)
+		}
+		at := uint32(0)
+		if v.member != "" {
+			if at, err = f.offset(v.name, v.member); err != nil {
+				return nil, err
+			}
+		}
+		const pseudoBTFID = 3 // BPF_PSEUDO_BTF_ID: the constant is a variable of the kernel's BTF
+		address := asm.LoadImm(asm.R1, int64(id), asm.DWord)
+		address.Src = pseudoBTFID
+		return asm.Instructions{address, asm.FnThisCpuPtr.Call(), asm.LoadMem(asm.R1, asm.R0, int16(at), asm.Word)}, nil
+	}
+	return nil, fmt.Errorf("the kernel's BTF has no preempt_count")
+}
+
+// offset follows members from a struct, and returns the offset of the last in bytes.
+func (f *features) offset(name string, path ...string) (uint32, error) {
+	var s *btf.Struct
+	if err := f.kernel.TypeByName(name, &s); err != nil {
+		return 0, fmt.Errorf("find struct %s: %w", name, err)
+	}
+	var typ btf.Type = s
+	at := uint32(0)
+	for _, member := range path {
+		found, inside, ok := findMember(typ, member)
+		if !ok {
+			return 0, fmt.Errorf("struct %s has no %s", name, member)
+		}
+		typ, at = found, at+inside
+	}
+	return at, nil
+}
+
+// findMember looks into anonymous members, too.
+func findMember(typ btf.Type, name string) (found btf.Type, at uint32, ok bool) {
+	var members []btf.Member
+	switch t := btf.UnderlyingType(typ).(type) {
+	case *btf.Struct:
+		members = t.Members
+	case *btf.Union:
+		members = t.Members
+	}
+	for _, m := range members {
+		if m.Name == name {
+			return m.Type, m.Offset.Bytes(), true
+		}
+		if m.Name == "" {
+			if found, inside, ok := findMember(m.Type, name); ok {
+				return found, m.Offset.Bytes() + inside, true
+			}
+		}
+	}
+	return nil, 0, false
+}
