@@ -20,7 +20,7 @@ const (
 	capabilities = 64
 	symbolSize   = 128
 	pageSlots    = 512
-	pairBits     = 10
+	pairBits     = 7
 
 	whatDenied     = 1 << 6
 	whatUserNS     = 1 << 7

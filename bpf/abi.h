@@ -9,7 +9,7 @@ enum {
 	PATH_SIZE = 4096,
 	FRAMES = 16, /* how much of a stack is unwound */
 	WORDS = 64,  /* how much of the stack above ctx the learner is shown */
-	PAIR_BITS = 10,
+	PAIR_BITS = 7,
 	PAIRS = 1 << PAIR_BITS,
 	PAGE_SLOTS = 512, /* counters in one value of the counter map */
 	WHO_SITES = 4
@@ -121,20 +121,23 @@ struct pair {
 	u64 caller, wrapper;
 	u32 asker_after; /* bytes from cap_capable's return address to the asker's */
 	u32 class;
-	u64 unused;
 };
 
 struct setting_values {
 	struct layout single, multi;
 	u64 security; /* return address into security_capable */
 	u32 caller_after, wrapper_after; /* bytes from cap_capable's return address to its caller's and to the wrapper's */
-	u64 pair_seed;	/* makes the known pairs fall on different entries of pairs */
-	u32 cgroup_at;	/* of the v1 hierarchy's pointer in struct css_set */
-	u32 hierarchy;	/* 0: v2, else the v1 hierarchy's subsystem index plus one */
-	u32 epoch;	/* grows when a who slot is freed */
-	u32 tick;	/* seconds */
-	u32 window;	/* in which a key may announce denial_burst denials */
-	u32 unused;
+	u64 pair_seed; /* makes the known pairs fall on different entries of pairs */
+	u32 cgroup_at; /* of the v1 hierarchy's pointer in struct css_set */
+	u32 hierarchy; /* 0: v2, else the v1 hierarchy's subsystem index plus one */
+	u32 epoch;     /* grows when a who slot is freed */
+	u32 tick;      /* seconds */
+	u32 window;    /* in which a key may announce denial_burst denials */
+	/* These do not change; they stand here because this is the page that the hot path has at hand anyway. */
+	u32 who_page;	   /* the first page of who slots in counters */
+	u32 bank_pages;	   /* pages of one bank of counters */
+	u32 confirm_every; /* a power of two: how often a confirmed pair is confirmed again */
+	struct pair pairs[PAIRS];
 };
 
 struct announcement {

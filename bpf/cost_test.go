@@ -19,7 +19,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-var cost = flag.Bool("cost", false, "measure what a check costs, and print a table (make bench)")
+var (
+	cost       = flag.Bool("cost", false, "measure what a check costs, and print a table (make bench)")
+	costRounds = flag.Int("cost.rounds", 21, "rounds of -cost")
+)
 
 // A load is a system call that is little more than one check.
 type load struct {
@@ -164,7 +167,8 @@ func TestCost(t *testing.T) {
 	if !*cost {
 		t.Skip("a measurement, not a test: make bench")
 	}
-	const rounds, calls = 21, 100_000
+	const calls = 100_000
+	rounds := *costRounds
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	var cpu unix.CPUSet

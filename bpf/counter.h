@@ -25,18 +25,16 @@ extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym __weak;
 
 /* ---- what user space sets ---- */
 
-volatile const u32 who_page;	   /* the first page of who slots in counters */
-volatile const u32 bank_pages;	   /* pages of one bank of counters */
-volatile const u32 has_snprintf;   /* %ps in the kernel: since 5.13 */
-volatile const u32 has_pt_regs;	   /* bpf_task_pt_regs: since 5.15 */
+volatile const u32 has_snprintf;	 /* %ps in the kernel: since 5.13 */
+volatile const u32 has_pt_regs;		 /* bpf_task_pt_regs: since 5.15 */
 volatile const u32 denial_burst = 5;
-volatile const u32 confirm_every = 8192; /* a power of two: how often a confirmed pair is confirmed again */
 
 /* All of this changes while we run. It is only ever added to or replaced by user space, and everything in it is verified
- * against the stack at each use, so a half-written entry costs an unwind and nothing else. */
+ * against the stack at each use, so a half-written entry costs an unwind and nothing else.
+ *
+ * It is less than a page on purpose. After a system call nothing may be left in the TLB (page-table isolation without PCID),
+ * and then the number of pages that a check touches is what it costs. */
 struct setting_values settings = { .single = { .capable = ~0ull }, .multi = { .capable = ~0ull } };
-
-struct pair pairs[PAIRS] SEC(".data.pairs");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -217,7 +215,7 @@ static __always_inline struct scratch *my_scratch(u32 bank)
 
 static __always_inline u64 *counter(u32 bank, u32 page, u32 slot)
 {
-	u32 i = bank * bank_pages + page + slot / PAGE_SLOTS;
+	u32 i = bank * settings.bank_pages + page + slot / PAGE_SLOTS;
 	struct page *p = bpf_map_lookup_elem(&counters, &i);
 
 	return p ? &p->count[slot % PAGE_SLOTS] : NULL;

@@ -36,15 +36,11 @@ const (
 	fexitProgCgroupGone        = "cgroup_gone"
 	fexitProgFexit             = "fexit"
 	fexitProgFexitProbe        = "fexit_probe"
-	fexitVarBankPages          = "bank_pages"
-	fexitVarConfirmEvery       = "confirm_every"
 	fexitVarDenialBurst        = "denial_burst"
 	fexitVarHasPtRegs          = "has_pt_regs"
 	fexitVarHasSnprintf        = "has_snprintf"
-	fexitVarPairs              = "pairs"
 	fexitVarSettings           = "settings"
 	fexitVarUnusedAnnouncement = "unused_announcement"
-	fexitVarWhoPage            = "who_page"
 )
 
 // loadFexit returns the embedded CollectionSpec for fexit.
@@ -121,15 +117,11 @@ type fexitMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fexitVariableSpecs struct {
-	BankPages          *ebpf.VariableSpec `ebpf:"bank_pages"`
-	ConfirmEvery       *ebpf.VariableSpec `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
-	Pairs              *ebpf.VariableSpec `ebpf:"pairs"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.VariableSpec `ebpf:"unused_announcement"`
-	WhoPage            *ebpf.VariableSpec `ebpf:"who_page"`
 }
 
 // fexitObjects contains all objects after they have been loaded into the kernel.
@@ -197,15 +189,11 @@ func (m *fexitMaps) Close() error {
 //
 // It can be passed to loadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fexitVariables struct {
-	BankPages          *ebpf.Variable `ebpf:"bank_pages"`
-	ConfirmEvery       *ebpf.Variable `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
-	Pairs              *ebpf.Variable `ebpf:"pairs"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.Variable `ebpf:"unused_announcement"`
-	WhoPage            *ebpf.Variable `ebpf:"who_page"`
 }
 
 // fexitPrograms contains all programs after they have been loaded into the kernel.

@@ -54,9 +54,9 @@ type learnedPair struct {
 	class uint32
 }
 
-// pairLimit keeps the search for a seed short: with so many pairs, one seed in a hundred gives each an entry of its own.
-// The kernel has some thirty.
-const pairLimit = 96
+// pairLimit keeps the search for a seed short: with so many pairs, some ten thousand seeds must be tried until each has an
+// entry of its own. The kernel has some thirty pairs.
+const pairLimit = 44
 
 // A learner turns unwound stacks, each beside the raw words it was found in, into the offsets at which the kernel side can
 // peek. See DESIGN in README: everything it finds is verified by the kernel side at each use.
@@ -141,8 +141,8 @@ func (l *learner) learn(s *sample) bool {
 	return true
 }
 
-// publish writes what is settled into v and returns the table of confirmed pairs that goes with it.
-func (l *learner) publish(v *settingValues) []pair {
+// publish writes what is settled into v.
+func (l *learner) publish(v *settingValues) {
 	put := func(to *layout, i int) {
 		*to = layout{Capable: ^uint64(0)}
 		if at, ok := l.capable[i].settled(); ok {
@@ -168,17 +168,16 @@ func (l *learner) publish(v *settingValues) []pair {
 			}
 		}
 	}
-	var table []pair
-	v.PairSeed, table = place(known, v.PairSeed)
-	return table
+	v.PairSeed, v.Pairs = place(known, v.PairSeed)
 }
+
+type pairTable = [1 << pairBits]pair
 
 // place puts each pair on an entry of its own: the kernel side looks at one only. It keeps the seed it is given if that will
 // do, so that most changes move nothing.
-func place(known []pair, seed uint64) (uint64, []pair) {
+func place(known []pair, seed uint64) (uint64, pairTable) {
 	for next := uint64(1); ; next++ {
-		table := make([]pair, 1<<pairBits)
-		if seed != 0 && fits(known, seed, table) {
+		if table, ok := fit(known, seed); ok && seed != 0 {
 			return seed, table
 		}
 		// splitmix64's output function (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
@@ -189,13 +188,13 @@ func place(known []pair, seed uint64) (uint64, []pair) {
 	}
 }
 
-func fits(known []pair, seed uint64, table []pair) bool {
+func fit(known []pair, seed uint64) (table pairTable, ok bool) {
 	for _, p := range known {
 		i := (p.Caller ^ p.Wrapper<<1) * seed >> (64 - pairBits)
 		if table[i].Caller != 0 {
-			return false
+			return table, false
 		}
 		table[i] = p
 	}
-	return true
+	return table, true
 }

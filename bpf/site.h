@@ -25,7 +25,7 @@ static __always_inline u32 peek(void *ctx, u64 *asker, bool cast)
 	caller = address(ctx, at + settings.caller_after, cast);
 	if (caller == settings.security)
 		wrapper = address(ctx, at + settings.wrapper_after, cast);
-	p = &pairs[((caller ^ wrapper << 1) * settings.pair_seed) >> (64 - PAIR_BITS)];
+	p = &settings.pairs[((caller ^ wrapper << 1) * settings.pair_seed) >> (64 - PAIR_BITS)];
 	if (p->caller != caller || p->wrapper != wrapper)
 		return CLASS_UNKNOWN;
 	*asker = address(ctx, at + p->asker_after, cast);
@@ -33,7 +33,7 @@ static __always_inline u32 peek(void *ctx, u64 *asker, bool cast)
 }
 
 /* look unwinds, and shows the learner why that was necessary. told is the class where the source has it from opts. */
-static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, bool cast)
+static __noinline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, bool cast)
 {
 	unwind(ctx, s, bank);
 	if (told)
@@ -157,7 +157,7 @@ again:
 	n = counter(bank, 0, *slot);
 	if (!n)
 		return CLASS_UNKNOWN;
-	if (!looked && !(*n & (confirm_every - 1))) {
+	if (!looked && !(*n & (settings.confirm_every - 1))) {
 		s = my_scratch(bank);
 		if (!s)
 			return CLASS_UNKNOWN;

@@ -93,7 +93,7 @@ func (t *Tracer) siteCount(slot uint32) uint64 { return t.buffers.counters[slot]
 
 // whoCount leaves out what a slot had counted for the series that had it before.
 func (t *Tracer) whoCount(slot uint32) uint64 {
-	return t.buffers.counters[t.whoPage*pageSlots+slot] - t.life.base[slot]
+	return t.buffers.counters[t.settings.WhoPage*pageSlots+slot] - t.life.base[slot]
 }
 
 // record reads one slot's record from a map's memory.

@@ -203,16 +203,21 @@ func size(spec *ebpf.CollectionSpec, f *features, opts Options, banks int) error
 		spec.Maps[name].MaxEntries = uint32(entries)
 	}
 	for name, value := range map[string]uint32{
-		"who_page":      uint32(sitePages),
-		"bank_pages":    uint32(sitePages + whoPages),
-		"has_snprintf":  number(f.snprintf),
-		"has_pt_regs":   number(f.ptRegs),
-		"denial_burst":  opts.denialBurst,
-		"confirm_every": opts.confirmEvery,
+		"has_snprintf": number(f.snprintf),
+		"has_pt_regs":  number(f.ptRegs),
+		"denial_burst": opts.denialBurst,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set the BPF object's %s: %w", name, err)
 		}
+	}
+	var v settingValues
+	if err := spec.Variables["settings"].Get(&v); err != nil {
+		return fmt.Errorf("read the BPF object's settings: %w", err)
+	}
+	v.WhoPage, v.BankPages, v.ConfirmEvery = uint32(sitePages), uint32(sitePages+whoPages), opts.confirmEvery
+	if err := spec.Variables["settings"].Set(v); err != nil {
+		return fmt.Errorf("set the BPF object's settings: %w", err)
 	}
 	return nil
 }

@@ -64,7 +64,6 @@ type tracepointPair struct {
 	Wrapper    uint64
 	AskerAfter uint32
 	Class      uint32
-	Unused     uint64
 }
 
 type tracepointSample struct {
@@ -93,7 +92,10 @@ type tracepointSettingValues struct {
 	Epoch        uint32
 	Tick         uint32
 	Window       uint32
-	Unused       uint32
+	WhoPage      uint32
+	BankPages    uint32
+	ConfirmEvery uint32
+	Pairs        [128]tracepointPair
 }
 
 type tracepointSiteRecord struct {
@@ -164,15 +166,11 @@ const (
 	tracepointProgTracepointFirst   = "tracepoint_first"
 	tracepointProgTracepointProbe   = "tracepoint_probe"
 	tracepointProgTracepointSecond  = "tracepoint_second"
-	tracepointVarBankPages          = "bank_pages"
-	tracepointVarConfirmEvery       = "confirm_every"
 	tracepointVarDenialBurst        = "denial_burst"
 	tracepointVarHasPtRegs          = "has_pt_regs"
 	tracepointVarHasSnprintf        = "has_snprintf"
-	tracepointVarPairs              = "pairs"
 	tracepointVarSettings           = "settings"
 	tracepointVarUnusedAnnouncement = "unused_announcement"
-	tracepointVarWhoPage            = "who_page"
 )
 
 // loadTracepoint returns the embedded CollectionSpec for tracepoint.
@@ -252,15 +250,11 @@ type tracepointMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracepointVariableSpecs struct {
-	BankPages          *ebpf.VariableSpec `ebpf:"bank_pages"`
-	ConfirmEvery       *ebpf.VariableSpec `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
-	Pairs              *ebpf.VariableSpec `ebpf:"pairs"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.VariableSpec `ebpf:"unused_announcement"`
-	WhoPage            *ebpf.VariableSpec `ebpf:"who_page"`
 }
 
 // tracepointObjects contains all objects after they have been loaded into the kernel.
@@ -330,15 +324,11 @@ func (m *tracepointMaps) Close() error {
 //
 // It can be passed to loadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracepointVariables struct {
-	BankPages          *ebpf.Variable `ebpf:"bank_pages"`
-	ConfirmEvery       *ebpf.Variable `ebpf:"confirm_every"`
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
-	Pairs              *ebpf.Variable `ebpf:"pairs"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.Variable `ebpf:"unused_announcement"`
-	WhoPage            *ebpf.Variable `ebpf:"who_page"`
 }
 
 // tracepointPrograms contains all programs after they have been loaded into the kernel.

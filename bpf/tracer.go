@@ -89,7 +89,6 @@ type Tracer struct {
 	mu        sync.Mutex // guards all below
 	settings  settingValues
 	hierarchy hierarchy
-	whoPage   uint32
 	cgroups   map[cgroupKey]*cgroupState
 	life      lifecycle
 	missed    uint64 // checks that no program counted
@@ -165,9 +164,6 @@ func (t *Tracer) start() (err error) {
 	}
 	if t.whoRecords, err = maps["who_records"].Memory(); err != nil {
 		return fmt.Errorf("map the workload records: %w", err)
-	}
-	if err := t.objects.collection.Variables["who_page"].Get(&t.whoPage); err != nil {
-		return fmt.Errorf("read who_page: %w", err)
 	}
 	if err := t.objects.collection.Variables["settings"].Get(&t.settings); err != nil {
 		return fmt.Errorf("read the settings: %w", err)
@@ -296,10 +292,7 @@ func (t *Tracer) teach(l *learner) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.settings
-	table := l.publish(&t.settings)
-	if err := t.objects.collection.Variables["pairs"].Set(table); err != nil {
-		return fmt.Errorf("write the confirmed call paths: %w", err)
-	}
+	l.publish(&t.settings)
 	if t.settings == before {
 		return nil
 	}

@@ -306,7 +306,7 @@ static __always_inline int count_who(const struct cred *cred, u32 what, u32 site
 		note_site(slot, site);
 	}
 count:
-	n = counter(bank, who_page, slot);
+	n = counter(bank, settings.who_page, slot);
 	if (!n)
 		return 0;
 	(*n)++;
