@@ -6,7 +6,7 @@ type (
 	cgroupKey          = tracepointCgroupKey
 	cgroupRecord       = tracepointCgroupRecord
 	layout             = tracepointLayout
-	counterPage        = tracepointPage
+	page               = tracepointPage
 	pair               = tracepointPair
 	sample             = tracepointSample
 	settingValues      = tracepointSettingValues
@@ -20,6 +20,8 @@ const (
 	capabilities = 64
 	symbolSize   = 128
 	pageSlots    = 512
+	statPage     = 0
+	sitePage     = 5
 	pairBits     = 7
 
 	whatDenied     = 1 << 6

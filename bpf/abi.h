@@ -50,21 +50,22 @@ enum {
 	ROLE_TRAMPOLINE /* somebody's fexit on cap_capable */
 };
 
+/* Who asks: kernel objects that can be had with few loads, in place of names. Where one of them is freed and another takes its
+ * address, the name's hash and length tell the two apart; two that agree in all of it have the same name, which is all that
+ * people see. */
 struct who_key {
-	u64 cgroup;
-	u64 inode;
-	u32 device;
-	u32 generation;
-	u32 name_hash;
+	u64 cgroup; /* serial number of its css, which is never used again; another hierarchy has others */
+	u64 file;   /* the executable's dentry, or, if its name has no hash (memfd), inode number and generation */
+	u64 name;   /* the name's hash and length */
 	u16 what;
 	u8 kind;
 	u8 hierarchy;
+	u32 unused;
 };
 
 struct site_key {
 	u64 asker; /* return address into the kernel function that called the wrapper; 0: it could not be found */
-	u32 what;
-	u32 set; /* 1, so that an empty cache entry is no key */
+	u64 what;
 };
 
 struct site_value {
@@ -73,7 +74,7 @@ struct site_value {
 };
 
 struct cgroup_key {
-	u64 id;
+	u64 id; /* kernfs id */
 	u64 hierarchy; /* as in struct setting_values */
 };
 
@@ -88,6 +89,7 @@ struct cgroup_record {
 /* Written before the slot is first counted in, so a slot with a count has a record. */
 struct who_record {
 	struct who_key key;
+	u64 cgroup;  /* kernfs id */
 	u64 created; /* CLOCK_BOOTTIME */
 	u32 burst_window, burst; /* denials announced in this window */
 	u32 sites[WHO_SITES];	 /* site slots plus one */
@@ -100,6 +102,20 @@ struct site_record {
 	u32 what;
 	u32 unused;
 	u8 symbol[SYMBOL_SIZE];
+};
+
+/* Where programs are preemptible there are two of them, and one may run while the other has been preempted on the same CPU.
+ * So each has a bank of its own of all that belongs to a CPU: 0, or 1 for the second.
+ *
+ * What belongs to one CPU, and to one bank of it: a page of statistics, the cache, the site slots, the who slots. It is one
+ * plain array over all CPUs, not a per-CPU one: the address of an element is then known without a load, and user space reads
+ * the counters without a system call. */
+enum {
+	CACHED_PER_PAGE = 64,
+	STAT_PAGE = 0,
+	CACHE_PAGE = 1,
+	CACHE_PAGES = 4,
+	SITE_PAGE = CACHE_PAGE + CACHE_PAGES
 };
 
 struct stat_values {
@@ -134,15 +150,17 @@ struct setting_values {
 	u32 tick;      /* seconds */
 	u32 window;    /* in which a key may announce denial_burst denials */
 	/* These do not change; they stand here because this is the page that the hot path has at hand anyway. */
-	u32 who_page;	   /* the first page of who slots in counters */
-	u32 bank_pages;	   /* pages of one bank of counters */
+	u32 who_page;	   /* the first page of who slots in a bank */
+	u32 bank_pages;	   /* pages of one bank */
+	u32 cpu_pages;	   /* pages of one CPU: one bank or two */
+	u32 unused;
 	u32 confirm_every; /* a power of two: how often a confirmed pair is confirmed again */
 	struct pair pairs[PAIRS];
 };
 
 struct announcement {
-	u64 time; /* CLOCK_BOOTTIME */
-	u64 cgroup;
+	u64 time;   /* CLOCK_BOOTTIME */
+	u64 cgroup; /* kernfs id */
 	s64 syscall;
 	u32 tgid, tid, uid;
 	u32 site;

@@ -16,6 +16,7 @@ enum {
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1 << 0,
 	BPF_TYPE_ID_TARGET = 1, /* arguments of the compiler's CO-RE builtins */
+	BPF_FIELD_BYTE_OFFSET = 0,
 	BPF_FIELD_EXISTS = 2
 };
 
@@ -49,62 +50,42 @@ struct {
 	__type(value, u32);
 } free_sites SEC(".maps"), free_whos SEC(".maps");
 
-/* ---- what is counted ---- */
-
-struct page {
-	u64 count[PAGE_SLOTS];
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, u32);
-	__type(value, struct page);
-} counters SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
-	__type(key, u32);
-	__type(value, struct stat_values);
-} stats SEC(".maps");
-
-/* ---- which slot a key has ---- */
+/* ---- what is counted, and which slot a key has ---- */
 
 enum {
-	SITE_CACHE = 256,
-	WHO_CACHE = 256,
 	MODULE_TRUST = 30 /* ticks for which an address in a module is taken to mean the same */
 };
 
-struct site_cached {
-	struct site_key key;
-	struct site_value value;
-	u32 tick;
-	u32 unused;
+enum {
+	CACHED_SET = 1 << 16, /* so that an empty entry is no key */
+	CACHED_BORROWED = 1 << 17
 };
 
-struct who_cached {
-	struct who_key key;
-	u32 slot;
-	u32 epoch;
-	u32 site; /* the last one that asked */
-	u32 unused;
+/* Both slots of a check in one cache line: which it has by the kernel function that asked, and by who asked. */
+struct cached {
+	u64 asker;
+	struct who_key who; /* only of an audited check */
+	u32 what;	    /* with the class and CACHED_ flags */
+	u32 site_slot, who_slot;
+	u32 epoch, tick;
+	u32 module;
+};
+
+struct page {
+	union {
+		struct stat_values stats;
+		struct cached cached[CACHED_PER_PAGE];
+		u64 count[PAGE_SLOTS];
+	};
 };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2 * SITE_CACHE);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__type(key, u32);
-	__type(value, struct site_cached);
-} site_cache SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2 * WHO_CACHE);
-	__type(key, u32);
-	__type(value, struct who_cached);
-} who_cache SEC(".maps");
+	__type(value, struct page);
+} pages SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -199,26 +180,35 @@ struct {
 /* READ copies one field of a kernel object through however many pointers. The hot path loads through BTF pointers instead. */
 #define READ(dst, src) bpf_probe_read_kernel(&(dst), sizeof(dst), __builtin_preserve_access_index(&(src)))
 
+#define FIELD_OFFSET(field) __builtin_preserve_field_info(field, BPF_FIELD_BYTE_OFFSET)
 #define FIELD_EXISTS(field) __builtin_preserve_field_info(field, BPF_FIELD_EXISTS)
 
 /* Where programs are preemptible there are two of them, and one may run while the other has been preempted on the same CPU.
  * So each has a bank of its own of all that is per CPU: 0, or 1 for the second. */
+static __always_inline struct page *my_page(u32 bank, u32 page)
+{
+	u32 i = bpf_get_smp_processor_id() * settings.cpu_pages + bank * settings.bank_pages + page;
+
+	return bpf_map_lookup_elem(&pages, &i);
+}
+
 static __always_inline struct stat_values *my_stats(u32 bank)
 {
-	return bpf_map_lookup_elem(&stats, &bank);
+	struct page *p = my_page(bank, STAT_PAGE);
+
+	return p ? &p->stats : NULL;
+}
+
+static __always_inline u64 *counter(u32 bank, u32 page, u32 slot)
+{
+	struct page *p = my_page(bank, page + slot / PAGE_SLOTS);
+
+	return p ? &p->count[slot % PAGE_SLOTS] : NULL;
 }
 
 static __always_inline struct scratch *my_scratch(u32 bank)
 {
 	return bpf_map_lookup_elem(&scratches, &bank);
-}
-
-static __always_inline u64 *counter(u32 bank, u32 page, u32 slot)
-{
-	u32 i = bank * settings.bank_pages + page + slot / PAGE_SLOTS;
-	struct page *p = bpf_map_lookup_elem(&counters, &i);
-
-	return p ? &p->count[slot % PAGE_SLOTS] : NULL;
 }
 
 /* word reads 8 bytes at base + at with one plain load; an address that cannot be read gives 0. The offset is added before the

@@ -42,7 +42,7 @@ func (r *cgroupRecord) path(id uint64) Cgroup {
 }
 
 func (r *whoRecord) cgroup() cgroupKey {
-	return cgroupKey{Id: r.Key.Cgroup, Hierarchy: uint64(r.Key.Hierarchy)}
+	return cgroupKey{Id: r.Cgroup, Hierarchy: uint64(r.Key.Hierarchy)}
 }
 
 func processOf(kind uint8, name []byte) Process {

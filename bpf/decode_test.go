@@ -105,6 +105,7 @@ func TestABI(t *testing.T) {
 	defined := enumsOf(t, "abi.h")
 	for name, want := range map[string]int64{
 		"CAPABILITIES": capabilities, "SYMBOL_SIZE": symbolSize, "PAGE_SLOTS": pageSlots, "PAIR_BITS": pairBits,
+		"STAT_PAGE": statPage, "SITE_PAGE": sitePage,
 		"WHAT_DENIED": whatDenied, "WHAT_USERNS": whatUserNS, "WHAT_CLASS_SHIFT": whatClassShift,
 		"SITE_FIXED": siteFixed, "WHO_BORROWED": whoBorrowed, "WHO_FIXED": whoFixed,
 		"CLASS_UNKNOWN": classUnknown, "CLASS_NOAUDIT": classNoAudit, "CLASS_AUDITED": classAudited,

@@ -17,20 +17,17 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	fexitMapCgroups            = "cgroups"
-	fexitMapCounters           = "counters"
 	fexitMapFreeSites          = "free_sites"
 	fexitMapFreeWhos           = "free_whos"
 	fexitMapFunctions          = "functions"
+	fexitMapPages              = "pages"
 	fexitMapRing               = "ring"
 	fexitMapRoles              = "roles"
 	fexitMapSamples            = "samples"
 	fexitMapScratches          = "scratches"
-	fexitMapSiteCache          = "site_cache"
 	fexitMapSiteRecords        = "site_records"
 	fexitMapSites              = "sites"
-	fexitMapStats              = "stats"
 	fexitMapTaught             = "taught"
-	fexitMapWhoCache           = "who_cache"
 	fexitMapWhoRecords         = "who_records"
 	fexitMapWhos               = "whos"
 	fexitProgCgroupGone        = "cgroup_gone"
@@ -95,20 +92,17 @@ type fexitProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type fexitMapSpecs struct {
 	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
+	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Roles       *ebpf.MapSpec `ebpf:"roles"`
 	Samples     *ebpf.MapSpec `ebpf:"samples"`
 	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
-	SiteCache   *ebpf.MapSpec `ebpf:"site_cache"`
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
-	Stats       *ebpf.MapSpec `ebpf:"stats"`
 	Taught      *ebpf.MapSpec `ebpf:"taught"`
-	WhoCache    *ebpf.MapSpec `ebpf:"who_cache"`
 	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
 	Whos        *ebpf.MapSpec `ebpf:"whos"`
 }
@@ -145,20 +139,17 @@ func (o *fexitObjects) Close() error {
 // It can be passed to loadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fexitMaps struct {
 	Cgroups     *ebpf.Map `ebpf:"cgroups"`
-	Counters    *ebpf.Map `ebpf:"counters"`
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
+	Pages       *ebpf.Map `ebpf:"pages"`
 	Ring        *ebpf.Map `ebpf:"ring"`
 	Roles       *ebpf.Map `ebpf:"roles"`
 	Samples     *ebpf.Map `ebpf:"samples"`
 	Scratches   *ebpf.Map `ebpf:"scratches"`
-	SiteCache   *ebpf.Map `ebpf:"site_cache"`
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
-	Stats       *ebpf.Map `ebpf:"stats"`
 	Taught      *ebpf.Map `ebpf:"taught"`
-	WhoCache    *ebpf.Map `ebpf:"who_cache"`
 	WhoRecords  *ebpf.Map `ebpf:"who_records"`
 	Whos        *ebpf.Map `ebpf:"whos"`
 }
@@ -166,20 +157,17 @@ type fexitMaps struct {
 func (m *fexitMaps) Close() error {
 	return _FexitClose(
 		m.Cgroups,
-		m.Counters,
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
+		m.Pages,
 		m.Ring,
 		m.Roles,
 		m.Samples,
 		m.Scratches,
-		m.SiteCache,
 		m.SiteRecords,
 		m.Sites,
-		m.Stats,
 		m.Taught,
-		m.WhoCache,
 		m.WhoRecords,
 		m.Whos,
 	)

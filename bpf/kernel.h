@@ -43,6 +43,7 @@ struct kernfs_node___old {
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	u64 serial_nr; /* "monotonically increasing unique serial number" */
 	unsigned int flags;
 } __core;
 
@@ -61,18 +62,13 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 } __core;
 
-struct super_block {
-	u32 s_dev;
-} __core;
-
 struct inode {
 	unsigned long i_ino;
 	u32 i_generation;
-	struct super_block *i_sb;
 } __core;
 
 struct qstr {
-	u32 hash;
+	u64 hash_len; /* hash in the low half */
 	const unsigned char *name;
 } __core;
 

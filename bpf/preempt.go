@@ -32,7 +32,7 @@ func (f *features) preemptible() (bool, error) {
 		return false, fmt.Errorf("make a map: %w", err)
 	}
 	defer seen.Close()
-	// seen[count & preemptMask == 0] = 1
+	// It sets one of two elements: the first where preemption is disabled, the second where it is not.
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "preempt_count", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "cap_capable", License: "Dual BSD/GPL",
 		Instructions: slices.Concat(load, asm.Instructions{

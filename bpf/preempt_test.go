@@ -87,7 +87,7 @@ func storm(args []string) error {
 func TestPreempted(t *testing.T) {
 	const n = 100_000
 	made := uint64(n * 2 * runtime.NumCPU())
-	storms := func(name string, opts Options) *Snapshot {
+	storms := func(name string, opts Options) {
 		opts.sources = []Source{SourceTracepoint}
 		tr := openLive(t, opts)
 		if opts.pair == nil {
@@ -108,7 +108,6 @@ func TestPreempted(t *testing.T) {
 		if err := tr.Close(); err != nil {
 			t.Error(err)
 		}
-		return s
 	}
 	one := false
 	storms("storm-one", Options{pair: &one})

@@ -53,28 +53,18 @@ static __always_inline bool same_symbol(const u8 *a, const u8 *b)
 	return true;
 }
 
-static __always_inline u32 in_module(const u8 *name)
-{
-	u32 i, found = 0;
-
-	for (i = 0; i < SYMBOL_SIZE; i++)
-		if (name[i] == '[')
-			found = 1;
-	return found;
-}
-
 /* site_slot finds or makes the slot of a key that the cache does not hold. Where no slot is free, the key's fixed one. */
-static __noinline struct site_value *site_slot(struct scratch *s, struct site_key *key)
+static __noinline struct site_value *site_slot(struct scratch *s, struct site_key *key, u32 bank)
 {
 	struct site_value *known = bpf_map_lookup_elem(&sites, key), *v = &s->site;
 	struct site_record *r;
-	u32 slot;
+	u32 slot, module;
 
 	if (known && !known->module) {
 		*v = *known;
 		return v;
 	}
-	symbol(s->symbol, key->asker);
+	module = symbol(key->asker, bank);
 	if (known) {
 		/* Modules are unloaded, and others take their place: is this still the same function? */
 		slot = known->slot;
@@ -96,7 +86,7 @@ static __noinline struct site_value *site_slot(struct scratch *s, struct site_ke
 	r->created = bpf_ktime_get_boot_ns();
 	__builtin_memcpy(r->symbol, s->symbol, SYMBOL_SIZE);
 	v->slot = slot;
-	v->module = in_module(s->symbol);
+	v->module = module;
 	if (!bpf_map_update_elem(&sites, key, v, known ? BPF_ANY : BPF_NOEXIST))
 		return v;
 	/* Another CPU was faster: its slot counts. */
@@ -109,64 +99,4 @@ static __noinline struct site_value *site_slot(struct scratch *s, struct site_ke
 		v->module = 0;
 	}
 	return v;
-}
-
-/* count_site counts a check under the kernel function that asked, and returns its class and its site slot. */
-static __always_inline u32 count_site(void *ctx, u32 what, u32 told, u32 *slot, u32 bank, bool cast)
-{
-	struct site_key key = { .set = 1 };
-	struct site_cached *c;
-	struct site_value *v;
-	u32 class, i, looked;
-	struct scratch *s;
-	u64 *n;
-
-	class = peek(ctx, &key.asker, cast);
-	looked = class == CLASS_UNKNOWN;
-	if (looked) {
-		s = my_scratch(bank);
-		if (!s)
-			return CLASS_UNKNOWN;
-		class = look(ctx, s, told, bank, cast);
-		key.asker = s->sample.asker;
-	} else if (told) {
-		class = told;
-	}
-again:
-	key.what = what | class << WHAT_CLASS_SHIFT;
-	i = ((key.asker * 0x9E3779B97F4A7C15ull ^ (u64)key.what * 0xC2B2AE3D27D4EB4Full) >> 56) + bank * SITE_CACHE;
-	c = bpf_map_lookup_elem(&site_cache, &i);
-	if (!c)
-		return CLASS_UNKNOWN;
-	if (c->key.asker == key.asker && c->key.what == key.what && c->key.set &&
-	    !(c->value.module && settings.tick - c->tick > MODULE_TRUST)) {
-		*slot = c->value.slot;
-	} else {
-		s = my_scratch(bank);
-		if (!s)
-			return CLASS_UNKNOWN;
-		/* Never seen before: a site is made only of what an unwind has confirmed. */
-		if (!looked && !bpf_map_lookup_elem(&sites, &key))
-			goto confirm;
-		v = site_slot(s, &key);
-		c->key = key;
-		c->value = *v;
-		c->tick = settings.tick;
-		*slot = v->slot;
-	}
-	n = counter(bank, 0, *slot);
-	if (!n)
-		return CLASS_UNKNOWN;
-	if (!looked && !(*n & (settings.confirm_every - 1))) {
-		s = my_scratch(bank);
-		if (!s)
-			return CLASS_UNKNOWN;
-confirm:
-		class = look(ctx, s, told, bank, cast);
-		key.asker = s->sample.asker;
-		looked = 1;
-		goto again;
-	}
-	(*n)++;
-	return class;
 }

@@ -12,11 +12,9 @@ import (
 
 // buffers are kept from one snapshot to the next.
 type buffers struct {
-	keys     []uint32
-	pages    []counterPage // of each key, one for each CPU
-	counters []uint64      // summed over the CPUs
-	stats    []statValues
-	noBatch  bool // the kernel reads one page at a time
+	page  [pageSlots]uint64
+	sites []uint64 // each site slot, summed over banks and CPUs
+	whos  []uint64 // each who slot
 }
 
 // A cgroupState is what is known of a cgroup that asked for something.
@@ -25,8 +23,9 @@ type cgroupState struct {
 	offline uint64 // boot time; 0: it exists
 }
 
-// Snapshot reads what has been counted so far: all counters in one bpf(2) call where the kernel can (5.13), and a few more
-// calls for the rest. Up to 6.1 each call is itself an audited check of CAP_BPF (bpf_capable in kernel/bpf/syscall.c).
+// Snapshot reads what has been counted so far. All counters are in memory that the kernel side shares; what is left are two
+// bpf(2) calls, and one for each cgroup that is new. (Up to 6.1 each call is itself an audited check of CAP_BPF: bpf_capable in
+// __sys_bpf, kernel/bpf/syscall.c.)
 func (t *Tracer) Snapshot() (*Snapshot, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -40,61 +39,51 @@ func (t *Tracer) Snapshot() (*Snapshot, error) {
 	return s, nil
 }
 
-// readCounters sums each slot over the CPUs.
+// readCounters sums each slot over banks and CPUs.
 func (t *Tracer) readCounters() error {
-	b := &t.buffers
-	if err := t.readPages(); err != nil {
-		return fmt.Errorf("read the counters: %w", err)
-	}
-	cpus := len(b.pages) / len(b.keys)
-	clear(b.counters)
-	bank := len(b.counters) / pageSlots
-	for i := range b.pages {
-		page := i / cpus % bank
-		sum := b.counters[page*pageSlots:][:pageSlots]
-		for slot, n := range &b.pages[i].Count {
-			sum[slot] += n
+	b, v := &t.buffers, &t.settings
+	b.sites = slices.Grow(b.sites[:0], int(v.WhoPage-sitePage)*pageSlots)[:int(v.WhoPage-sitePage)*pageSlots]
+	b.whos = slices.Grow(b.whos[:0], int(v.BankPages-v.WhoPage)*pageSlots)[:int(v.BankPages-v.WhoPage)*pageSlots]
+	clear(b.sites)
+	clear(b.whos)
+	return t.eachBank(func(first uint32) error {
+		for page := uint32(sitePage); page < v.BankPages; page++ {
+			sums := b.whos
+			if page < v.WhoPage {
+				sums = b.sites[(page-sitePage)*pageSlots:]
+			} else {
+				sums = sums[(page-v.WhoPage)*pageSlots:]
+			}
+			if err := readPage(t.pages, first+page, &b.page); err != nil {
+				return fmt.Errorf("read the counters: %w", err)
+			}
+			for slot, n := range &b.page {
+				sums[slot] += n
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
-func (t *Tracer) readPages() error {
-	b := &t.buffers
-	m := t.objects.collection.Maps["counters"]
-	if b.keys == nil {
-		cpus, err := ebpf.PossibleCPU()
-		if err != nil {
-			return err
-		}
-		b.keys = make([]uint32, m.MaxEntries())
-		b.pages = make([]counterPage, len(b.keys)*cpus)
-		b.counters = make([]uint64, len(b.keys)/t.objects.banks()*pageSlots)
-	}
-	if !b.noBatch {
-		var cursor ebpf.MapBatchCursor
-		n, err := m.BatchLookup(&cursor, b.keys, b.pages, nil)
-		if n == len(b.keys) && (err == nil || errors.Is(err, ebpf.ErrKeyNotExist)) {
-			return nil
-		}
-		t.opts.Logger.Debug("no batch look-up; the counters are read one page at a time", "err", err)
-		b.noBatch = true
-	}
-	cpus := len(b.pages) / len(b.keys)
-	for page := range b.keys {
-		if err := m.Lookup(uint32(page), b.pages[page*cpus:][:cpus]); err != nil {
+// eachBank calls f with the first page of each bank of each CPU.
+func (t *Tracer) eachBank(f func(first uint32) error) error {
+	for first := uint32(0); first < t.objects.collection.Maps["pages"].MaxEntries(); first += t.settings.BankPages {
+		if err := f(first); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (t *Tracer) siteCount(slot uint32) uint64 { return t.buffers.counters[slot] }
+// readPage reads the beginning of a page as what it is.
+func readPage[T any](pages *ebpf.Memory, n uint32, v *T) error {
+	raw := unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+	_, err := pages.ReadAt(raw, int64(n)*int64(unsafe.Sizeof(page{})))
+	return err
+}
 
 // whoCount leaves out what a slot had counted for the series that had it before.
-func (t *Tracer) whoCount(slot uint32) uint64 {
-	return t.buffers.counters[t.settings.WhoPage*pageSlots+slot] - t.life.base[slot]
-}
+func (t *Tracer) whoCount(slot uint32) uint64 { return t.buffers.whos[slot] - t.life.base[slot] }
 
 // record reads one slot's record from a map's memory.
 func record[T any](m *ebpf.Memory, slot uint32) (*T, error) {
@@ -108,7 +97,7 @@ func record[T any](m *ebpf.Memory, slot uint32) (*T, error) {
 
 func (t *Tracer) addSites(s *Snapshot) error {
 	for slot := range uint32(siteFixed + t.opts.SiteLimit) {
-		n := t.siteCount(slot)
+		n := t.buffers.sites[slot]
 		if n == 0 {
 			continue
 		}
@@ -218,17 +207,20 @@ func (t *Tracer) addLosses(s *Snapshot) error {
 		return fmt.Errorf("read how often the kernel skipped the BPF program: %w", err)
 	}
 	var declined, second uint64
-	for bank := range uint32(t.objects.banks()) {
-		if err := t.objects.collection.Maps["stats"].Lookup(bank, &t.buffers.stats); err != nil {
+	err = t.eachBank(func(first uint32) error {
+		var v statValues
+		if err := readPage(t.pages, first+statPage, &v); err != nil {
 			return fmt.Errorf("read the statistics: %w", err)
 		}
-		for _, v := range t.buffers.stats {
-			s.RingLost += v.Lost
-			s.RingWithheld += v.Withheld
-			s.Unwinds += v.Unwinds
-			declined += v.Declined
-			second += v.Second
-		}
+		s.RingLost += v.Lost
+		s.RingWithheld += v.Withheld
+		s.Unwinds += v.Unwinds
+		declined += v.Declined
+		second += v.Second
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if left := stats.RecursionMisses + declined; left > second {
 		t.missed = max(t.missed, left-second)

@@ -188,8 +188,9 @@ func size(spec *ebpf.CollectionSpec, f *features, opts Options, banks int) error
 	}
 	sitePages := (siteFixed + opts.SiteLimit + pageSlots - 1) / pageSlots
 	whoPages := (whoFixed + opts.SeriesLimit + pageSlots - 1) / pageSlots
+	bankPages := sitePage + sitePages + whoPages
 	for name, entries := range map[string]int{
-		"counters":     banks * (sitePages + whoPages),
+		"pages":        cpus * banks * bankPages,
 		"free_sites":   opts.SiteLimit,
 		"free_whos":    opts.SeriesLimit,
 		"site_records": siteFixed + opts.SiteLimit,
@@ -215,7 +216,8 @@ func size(spec *ebpf.CollectionSpec, f *features, opts Options, banks int) error
 	if err := spec.Variables["settings"].Get(&v); err != nil {
 		return fmt.Errorf("read the BPF object's settings: %w", err)
 	}
-	v.WhoPage, v.BankPages, v.ConfirmEvery = uint32(sitePages), uint32(sitePages+whoPages), opts.confirmEvery
+	v.WhoPage, v.BankPages, v.CpuPages = uint32(sitePage+sitePages), uint32(bankPages), uint32(banks*bankPages)
+	v.ConfirmEvery = opts.confirmEvery
 	if err := spec.Variables["settings"].Set(v); err != nil {
 		return fmt.Errorf("set the BPF object's settings: %w", err)
 	}

@@ -5,17 +5,21 @@
 
 #include "body.h"
 
+SLOW_PATH(slowly_cast, 0, true)
+
 SEC("tp_btf/cap_capable")
 int BPF_PROG(tracepoint, const struct cred *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
 {
-	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, true);
+	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, true, slowly_cast);
 }
 
 // For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
+SLOW_PATH(slowly_probe, 0, false)
+
 SEC("tp_btf/cap_capable")
 int BPF_PROG(tracepoint_probe, const struct cred *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
 {
-	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, false);
+	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, false, slowly_probe);
 }
 
 // Since 7.0 a tracepoint's programs can be preempted (its guard is srcu_fast_notrace in place of preempt_disable_notrace), and
@@ -45,10 +49,12 @@ int BPF_PROG(tracepoint_first, const struct cred *cred, struct user_namespace *t
 			st->declined++;
 		return 0;
 	}
-	check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, true);
+	check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, true, slowly_cast);
 	m->counted = 1; // last: an interrupt that asks in between is then counted, and by the second
 	return 0;
 }
+
+SLOW_PATH(slowly_second, 1, true)
 
 SEC("tp_btf/cap_capable")
 int BPF_PROG(tracepoint_second, const struct cred *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
@@ -63,5 +69,5 @@ int BPF_PROG(tracepoint_second, const struct cred *cred, struct user_namespace *
 	st = my_stats(1);
 	if (st)
 		st->second++;
-	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 1, true);
+	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 1, true, slowly_second);
 }

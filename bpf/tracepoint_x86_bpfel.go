@@ -55,7 +55,8 @@ type tracepointLayout struct {
 
 type tracepointPage struct {
 	_     structs.HostLayout
-	Count [512]uint64
+	Stats tracepointStatValues
+	_     [4048]byte
 }
 
 type tracepointPair struct {
@@ -94,6 +95,8 @@ type tracepointSettingValues struct {
 	Window       uint32
 	WhoPage      uint32
 	BankPages    uint32
+	CpuPages     uint32
+	Unused       uint32
 	ConfirmEvery uint32
 	Pairs        [128]tracepointPair
 }
@@ -118,20 +121,20 @@ type tracepointStatValues struct {
 }
 
 type tracepointWhoKey struct {
-	_          structs.HostLayout
-	Cgroup     uint64
-	Inode      uint64
-	Device     uint32
-	Generation uint32
-	NameHash   uint32
-	What       uint16
-	Kind       uint8
-	Hierarchy  uint8
+	_         structs.HostLayout
+	Cgroup    uint64
+	File      uint64
+	Name      uint64
+	What      uint16
+	Kind      uint8
+	Hierarchy uint8
+	Unused    uint32
 }
 
 type tracepointWhoRecord struct {
 	_           structs.HostLayout
 	Key         tracepointWhoKey
+	Cgroup      uint64
 	Created     uint64
 	BurstWindow uint32
 	Burst       uint32
@@ -144,21 +147,18 @@ type tracepointWhoRecord struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	tracepointMapCgroups            = "cgroups"
-	tracepointMapCounters           = "counters"
 	tracepointMapFreeSites          = "free_sites"
 	tracepointMapFreeWhos           = "free_whos"
 	tracepointMapFunctions          = "functions"
 	tracepointMapMarks              = "marks"
+	tracepointMapPages              = "pages"
 	tracepointMapRing               = "ring"
 	tracepointMapRoles              = "roles"
 	tracepointMapSamples            = "samples"
 	tracepointMapScratches          = "scratches"
-	tracepointMapSiteCache          = "site_cache"
 	tracepointMapSiteRecords        = "site_records"
 	tracepointMapSites              = "sites"
-	tracepointMapStats              = "stats"
 	tracepointMapTaught             = "taught"
-	tracepointMapWhoCache           = "who_cache"
 	tracepointMapWhoRecords         = "who_records"
 	tracepointMapWhos               = "whos"
 	tracepointProgCgroupGone        = "cgroup_gone"
@@ -227,21 +227,18 @@ type tracepointProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type tracepointMapSpecs struct {
 	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
-	Counters    *ebpf.MapSpec `ebpf:"counters"`
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
 	Marks       *ebpf.MapSpec `ebpf:"marks"`
+	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Roles       *ebpf.MapSpec `ebpf:"roles"`
 	Samples     *ebpf.MapSpec `ebpf:"samples"`
 	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
-	SiteCache   *ebpf.MapSpec `ebpf:"site_cache"`
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
-	Stats       *ebpf.MapSpec `ebpf:"stats"`
 	Taught      *ebpf.MapSpec `ebpf:"taught"`
-	WhoCache    *ebpf.MapSpec `ebpf:"who_cache"`
 	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
 	Whos        *ebpf.MapSpec `ebpf:"whos"`
 }
@@ -278,21 +275,18 @@ func (o *tracepointObjects) Close() error {
 // It can be passed to loadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type tracepointMaps struct {
 	Cgroups     *ebpf.Map `ebpf:"cgroups"`
-	Counters    *ebpf.Map `ebpf:"counters"`
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
 	Marks       *ebpf.Map `ebpf:"marks"`
+	Pages       *ebpf.Map `ebpf:"pages"`
 	Ring        *ebpf.Map `ebpf:"ring"`
 	Roles       *ebpf.Map `ebpf:"roles"`
 	Samples     *ebpf.Map `ebpf:"samples"`
 	Scratches   *ebpf.Map `ebpf:"scratches"`
-	SiteCache   *ebpf.Map `ebpf:"site_cache"`
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
-	Stats       *ebpf.Map `ebpf:"stats"`
 	Taught      *ebpf.Map `ebpf:"taught"`
-	WhoCache    *ebpf.Map `ebpf:"who_cache"`
 	WhoRecords  *ebpf.Map `ebpf:"who_records"`
 	Whos        *ebpf.Map `ebpf:"whos"`
 }
@@ -300,21 +294,18 @@ type tracepointMaps struct {
 func (m *tracepointMaps) Close() error {
 	return _TracepointClose(
 		m.Cgroups,
-		m.Counters,
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
 		m.Marks,
+		m.Pages,
 		m.Ring,
 		m.Roles,
 		m.Samples,
 		m.Scratches,
-		m.SiteCache,
 		m.SiteRecords,
 		m.Sites,
-		m.Stats,
 		m.Taught,
-		m.WhoCache,
 		m.WhoRecords,
 		m.Whos,
 	)

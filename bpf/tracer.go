@@ -79,12 +79,12 @@ type Tracer struct {
 	attached time.Time
 	clock    bootClock
 
-	siteRecords, whoRecords *ebpf.Memory
-	ring, samples           *ringbuf.Reader
-	ringRecords             atomic.Uint64
-	stop                    chan struct{}
-	running                 sync.WaitGroup
-	closing                 func() error
+	pages, siteRecords, whoRecords *ebpf.Memory
+	ring, samples                  *ringbuf.Reader
+	ringRecords                    atomic.Uint64
+	stop                           chan struct{}
+	running                        sync.WaitGroup
+	closing                        func() error
 
 	mu        sync.Mutex // guards all below
 	settings  settingValues
@@ -158,6 +158,9 @@ func (t *Tracer) start() (err error) {
 	}
 	if err := errors.Join(fill("free_sites", siteFixed, t.opts.SiteLimit), fill("free_whos", whoFixed, t.opts.SeriesLimit)); err != nil {
 		return err
+	}
+	if t.pages, err = maps["pages"].Memory(); err != nil {
+		return fmt.Errorf("map the counters: %w", err)
 	}
 	if t.siteRecords, err = maps["site_records"].Memory(); err != nil {
 		return fmt.Errorf("map the call site records: %w", err)

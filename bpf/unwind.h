@@ -5,25 +5,36 @@
 
 #include "counter.h"
 
-/* symbol writes the name of the function that holds the call before the return address ip, e.g. "capable" or
- * "packet_create [af_packet]", and fills the rest with NULs so that it can be a key. No name: all NULs. */
-static __noinline int symbol(u8 *to, u64 ip)
+/* Global functions are verified once, and not again for each way that leads to them. */
+#define GLOBAL __noinline __attribute__((visibility("default")))
+
+/* symbol writes to the scratch the name of the function that holds the call before the return address ip, e.g. "capable" or
+ * "packet_create [af_packet]", and fills the rest with NULs so that it can be a key. No name: all NULs. It returns whether the
+ * function is a module's. */
+GLOBAL u32 symbol(u64 ip, u32 bank)
 {
 	static const char format[] = "%ps";
+	struct scratch *s = my_scratch(bank & 1);
 	u64 call = ip - 1; /* after a call that does not return, ip is already the next function's */
-	u64 *words = (u64 *)to;
-	int i;
+	u32 i, module = 0;
+	u64 *words;
 
+	if (!s)
+		return 0;
+	words = (u64 *)s->symbol;
 	for (i = 0; i < SYMBOL_SIZE / 8; i++)
 		words[i] = 0;
 	if (!has_snprintf || !ip)
 		return 0;
-	return bpf_snprintf((char *)to, SYMBOL_SIZE, format, &call, sizeof(call));
+	bpf_snprintf((char *)s->symbol, SYMBOL_SIZE, format, &call, sizeof(call));
+	for (i = 0; i < SYMBOL_SIZE; i++)
+		if (s->symbol[i] == '[')
+			module = 1;
+	return module;
 }
 
-/* role_of tells which of abi.h's roles the function of a return address plays. A global function, so that the verifier looks
- * at it once and not for each frame. */
-__noinline __attribute__((visibility("default"))) u32 role_of(u64 ip, u32 bank)
+/* role_of tells which of abi.h's roles the function of a return address plays. */
+GLOBAL u32 role_of(u64 ip, u32 bank)
 {
 	u32 *known = bpf_map_lookup_elem(&functions, &ip), role, i, end = 0;
 	struct scratch *s;
@@ -33,7 +44,7 @@ __noinline __attribute__((visibility("default"))) u32 role_of(u64 ip, u32 bank)
 	s = my_scratch(bank & 1);
 	if (!s)
 		return ROLE_NONE;
-	symbol(s->symbol, ip);
+	symbol(ip, bank);
 	/* bpf_trampoline_%llu: comes and goes, so it is not remembered. */
 	if (*(u64 *)s->symbol == *(u64 *)"bpf_tram")
 		return ROLE_TRAMPOLINE;

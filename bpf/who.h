@@ -2,7 +2,7 @@
 /* Which workload and process asked: the key, its slot, its names, and what is announced of it. */
 #pragma once
 
-#include "counter.h"
+#include "unwind.h"
 
 /* node_of finds the current task's cgroup in the chosen hierarchy. */
 static __noinline struct kernfs_node *node_of(struct css_set *set, u32 *flags)
@@ -22,37 +22,37 @@ static __noinline struct kernfs_node *node_of(struct css_set *set, u32 *flags)
 	return kn;
 }
 
-static __noinline u64 cgroup_id_slowly(struct css_set *set)
+static __noinline u64 serial_slowly(struct css_set *set)
 {
-	struct kernfs_node *kn;
-	u32 flags = 0;
-	u64 id = 0;
+	struct cgroup_subsys_state *css = NULL;
+	u64 serial = 0;
 
-	kn = node_of(set, &flags);
-	READ(id, kn->id);
-	return id;
+	bpf_probe_read_kernel(&css, sizeof(css), (void *)set + settings.cgroup_at);
+	READ(serial, css->serial_nr);
+	return serial;
 }
 
-static __always_inline u64 cgroup_id(struct task_struct *task, bool cast)
+static __always_inline u64 serial_of(struct css_set *set, bool cast)
 {
-	struct css_set *set = task->cgroups;
 	struct cgroup_subsys_state *css;
 
 	if (!settings.hierarchy)
-		return set->dfl_cgrp->kn->id;
+		return set->dfl_cgrp->self.serial_nr;
 	if (!cast)
-		return cgroup_id_slowly(set);
+		return serial_slowly(set);
 	css = bpf_rdonly_cast((void *)word(set, settings.cgroup_at, cast),
 			      __builtin_btf_type_id(*(struct cgroup_subsys_state *)0, BPF_TYPE_ID_TARGET));
-	return css->cgroup->kn->id;
+	return css->serial_nr;
 }
 
-static __always_inline void fill_key(struct who_key *key, struct task_struct *task, bool cast)
+static __always_inline void fill_key(struct who_key *key, struct task_struct *task, u32 what, bool cast)
 {
 	struct mm_struct *mm = task->mm;
+	struct dentry *dentry;
 	struct file *exe;
 
-	key->cgroup = cgroup_id(task, cast);
+	key->what = what;
+	key->cgroup = serial_of(task->cgroups, cast);
 	key->hierarchy = settings.hierarchy;
 	if (task->flags & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
 		key->kind = KIND_KERNEL;
@@ -63,10 +63,11 @@ static __always_inline void fill_key(struct who_key *key, struct task_struct *ta
 		key->kind = KIND_EXITING;
 		return;
 	}
-	key->inode = exe->f_inode->i_ino;
-	key->generation = exe->f_inode->i_generation;
-	key->device = exe->f_inode->i_sb->s_dev;
-	key->name_hash = exe->f_path.dentry->d_name.hash;
+	dentry = exe->f_path.dentry;
+	key->file = word(exe, FIELD_OFFSET(exe->f_path.dentry), cast); /* as a number, which the verifier lets be hashed */
+	key->name = dentry->d_name.hash_len;
+	if (!(u32)key->name) /* d_alloc_pseudo() is given a name without a hash */
+		key->file = exe->f_inode->i_ino | (u64)exe->f_inode->i_generation << 32;
 }
 
 /* borrowed tells whether a check is made with the rights of another than the task. A different pointer alone says nothing:
@@ -110,10 +111,10 @@ static __always_inline void name_process(u8 *to, u32 kind)
 	bpf_probe_read_kernel_str(to, NAME_SIZE, name);
 }
 
-/* name_cgroup keeps the path of the current task's cgroup, once for each cgroup. */
-static __noinline int name_cgroup(struct who_key *who, u32 bank)
+/* name_cgroup keeps the path of the current task's cgroup, once for each cgroup, and returns its id. */
+GLOBAL u64 name_cgroup(u32 hierarchy, u32 bank)
 {
-	struct cgroup_key key = { .id = who->cgroup, .hierarchy = who->hierarchy };
+	struct cgroup_key key = { .hierarchy = hierarchy };
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct kernfs_node *kn, *parent;
 	struct cgroup_record *r;
@@ -122,15 +123,16 @@ static __noinline int name_cgroup(struct who_key *who, u32 bank)
 	u32 i, flags = 0;
 	long n;
 
+	kn = node_of(task->cgroups, &flags);
+	READ(key.id, kn->id);
 	if (bpf_map_lookup_elem(&cgroups, &key))
-		return 0;
-	s = my_scratch(bank);
+		return key.id;
+	s = my_scratch(bank & 1);
 	if (!s)
-		return 0;
+		return key.id;
 	r = &s->cgroup;
 	r->len = 0;
 	r->truncated = 1;
-	kn = node_of(task->cgroups, &flags);
 	r->offline = flags & CSS_ONLINE ? 0 : bpf_ktime_get_boot_ns();
 	for (i = 0; i < 64; i++) {
 		parent = NULL;
@@ -153,7 +155,7 @@ static __noinline int name_cgroup(struct who_key *who, u32 bank)
 		kn = parent;
 	}
 	bpf_map_update_elem(&cgroups, &key, r, BPF_NOEXIST);
-	return 0;
+	return key.id;
 }
 
 /* announce tells user space of a new key or of a denial, the latter a few times in each window. A full ring is counted and
@@ -165,6 +167,7 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 	struct stat_values *st = my_stats(bank);
 	struct announcement *a;
 	u32 window = settings.window;
+	u64 cgroup;
 
 	if (!r || !st)
 		return 0;
@@ -179,14 +182,14 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 		}
 		r->burst++;
 	}
-	name_cgroup(key, bank);
+	cgroup = name_cgroup(key->hierarchy, bank);
 	a = bpf_ringbuf_reserve(&ring, sizeof(*a), 0);
 	if (!a) {
 		st->lost++;
 		return 0;
 	}
 	a->time = bpf_ktime_get_boot_ns();
-	a->cgroup = key->cgroup;
+	a->cgroup = cgroup;
 	a->hierarchy = key->hierarchy;
 	a->syscall = -1;
 	if (has_pt_regs) {
@@ -257,60 +260,11 @@ static __noinline u32 who_slot(struct who_key *key, u32 bank)
 		r->sites[i] = 0;
 	r->burst_window = r->burst = 0;
 	name_process(r->name, key->kind);
-	name_cgroup(key, bank);
+	r->cgroup = name_cgroup(key->hierarchy, bank);
 	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST))
 		return slot | FRESH;
 	/* Another CPU was faster: its slot counts. */
 	bpf_map_push_elem(&free_whos, &slot, 0);
 	known = bpf_map_lookup_elem(&whos, key);
 	return known ? *known : key->what & WHAT_WHO;
-}
-
-/* count_who counts an audited check under who asked. */
-static __always_inline int count_who(const struct cred *cred, u32 what, u32 site, u32 bank, bool cast)
-{
-	struct task_struct *task = bpf_get_current_task_btf();
-	struct who_key key = { .what = what };
-	const u64 *a, *b = (const u64 *)&key;
-	const struct cred *own;
-	struct who_cached *c;
-	u32 slot, fresh = 0, epoch, i;
-	u64 *n, hash;
-
-	fill_key(&key, task, cast);
-	own = task->real_cred;
-	if (cred != own && borrowed(cred, own)) {
-		slot = WHO_BORROWED + what;
-		goto count;
-	}
-	hash = b[0] * 0x9E3779B97F4A7C15ull ^ b[1] * 0xC2B2AE3D27D4EB4Full ^ b[2] ^ b[3] * 0x165667B19E3779F9ull;
-	i = (hash >> 56) + bank * WHO_CACHE;
-	c = bpf_map_lookup_elem(&who_cache, &i);
-	if (!c)
-		return 0;
-	a = (const u64 *)&c->key;
-	epoch = settings.epoch; /* before the look-up: a slot freed after it is looked up again */
-	if (c->epoch == epoch && !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]))) {
-		slot = c->slot;
-	} else {
-		slot = who_slot(&key, bank);
-		fresh = slot & FRESH;
-		slot &= ~FRESH;
-		c->key = key;
-		c->slot = slot;
-		c->epoch = epoch;
-		c->site = 0;
-	}
-	if (c->site != site + 1) {
-		c->site = site + 1;
-		note_site(slot, site);
-	}
-count:
-	n = counter(bank, settings.who_page, slot);
-	if (!n)
-		return 0;
-	(*n)++;
-	if (fresh || what & WHAT_DENIED)
-		announce(&key, slot, site, !!fresh, bank);
-	return 0;
 }
