@@ -59,31 +59,42 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, struct
 	return slot & FRESH;
 }
 
+/* unconfirmed tells whether what was peeked has to be held against an unwind: a site is made only of what one has shown, and
+ * each is looked at again from time to time. */
+static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
+{
+	struct site_value *v = bpf_map_lookup_elem(&sites, site);
+	u64 *n;
+
+	if (!v)
+		return true;
+	n = counter(bank, SITE_PAGE, v->slot);
+	return !n || !(*n & (settings.confirm_every - 1));
+}
+
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
 static __always_inline int slowly(void *ctx, const struct cred *cred, u32 what, u32 told, u32 bank, bool cast)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	const struct cred *own = task->real_cred;
-	u32 class, mark, looked, fresh = 0;
+	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
 	struct who_key who = {};
-	struct scratch *s;
+	u32 class, mark, fresh = 0;
 	struct cached *c;
 	u64 *n;
 
-	s = my_scratch(bank);
 	if (!s)
 		return 0;
 	class = peek(ctx, &site.asker, cast);
-	looked = class == CLASS_UNKNOWN;
-	if (looked) {
+	if (class != CLASS_UNKNOWN && told)
+		class = told;
+	site.what = what | class << WHAT_CLASS_SHIFT;
+	if (class == CLASS_UNKNOWN || unconfirmed(&site, bank)) {
 		class = look(ctx, s, told, bank, cast);
 		site.asker = s->sample.asker;
-	} else if (told) {
-		class = told;
+		site.what = what | class << WHAT_CLASS_SHIFT;
 	}
-again:
-	site.what = what | class << WHAT_CLASS_SHIFT;
 	mark = site.what | CACHED_SET;
 	if (class == CLASS_AUDITED) {
 		fill_key(&who, task, what, cast);
@@ -93,22 +104,11 @@ again:
 	c = cache_entry(&site, &who, mark, bank);
 	if (!c)
 		return 0;
-	if (!cached(c, &site, &who, mark)) {
-		/* Never seen before: a site is made only of what an unwind has confirmed. */
-		if (!looked && !bpf_map_lookup_elem(&sites, &site))
-			goto confirm;
-		fresh |= fill_cache(c, &site, &who, mark, bank);
-	}
+	if (!cached(c, &site, &who, mark))
+		fresh = fill_cache(c, &site, &who, mark, bank);
 	n = counter(bank, SITE_PAGE, c->site_slot);
 	if (!n)
 		return 0;
-	if (!looked && !(*n & (settings.confirm_every - 1))) {
-confirm:
-		class = look(ctx, s, told, bank, cast);
-		site.asker = s->sample.asker;
-		looked = 1;
-		goto again;
-	}
 	(*n)++;
 	if (class != CLASS_AUDITED)
 		return 0;

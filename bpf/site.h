@@ -33,7 +33,7 @@ static __always_inline u32 peek(void *ctx, u64 *asker, bool cast)
 }
 
 /* look unwinds, and shows the learner why that was necessary. told is the class where the source has it from opts. */
-static __noinline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, bool cast)
+static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, bool cast)
 {
 	unwind(ctx, s, bank);
 	if (told)

@@ -64,8 +64,9 @@ static __always_inline void fill_key(struct who_key *key, struct task_struct *ta
 		return;
 	}
 	dentry = exe->f_path.dentry;
-	key->file = word(exe, FIELD_OFFSET(exe->f_path.dentry), cast); /* as a number, which the verifier lets be hashed */
-	key->name = dentry->d_name.hash_len;
+	/* As numbers: the verifier lets no pointer be hashed, and up to 6.1 no union be read whole. */
+	key->file = word(exe, FIELD_OFFSET(exe->f_path.dentry), cast);
+	key->name = word(dentry, FIELD_OFFSET(dentry->d_name.hash_len), cast);
 	if (!(u32)key->name) /* d_alloc_pseudo() is given a name without a hash */
 		key->file = exe->f_inode->i_ino | (u64)exe->f_inode->i_generation << 32;
 }
