@@ -1,8 +1,10 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -30,6 +32,13 @@ type lifecycle struct {
 	carried    map[seriesKey]carriedSeries
 	ended      map[Check]uint64
 	quarantine []retiredSlot
+	seen       map[uint32]seenCount // by slot
+}
+
+// A seenCount is a slot's count, and since when it has been that.
+type seenCount struct {
+	count uint64
+	since time.Time
 }
 
 // A retiredSlot no longer has a series of its own. A program that found it before may still be about to count in it, so it is
@@ -46,7 +55,7 @@ type retiredSlot struct {
 func newLifecycle() lifecycle {
 	return lifecycle{
 		base: map[uint32]uint64{}, last: map[uint32]uint64{},
-		carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
+		carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{}, seen: map[uint32]seenCount{},
 	}
 }
 
@@ -146,7 +155,11 @@ func (t *Tracer) endSeries() error {
 		}
 	}
 	t.life.end(func(path string) bool { return !served[path] })
-	if len(over) == 0 {
+	retired, err := t.retireDuplicates()
+	if err != nil {
+		return err
+	}
+	if len(over) == 0 && !retired {
 		return nil
 	}
 	if err := t.retireSlots(over, served); err != nil {
@@ -190,7 +203,7 @@ func (t *Tracer) eachSeries(f func(slot uint32, r *whoRecord) error) error {
 	return nil
 }
 
-// retireSlots takes the slots of the cgroups that are over into quarantine.
+// retireSlots takes the slots of the cgroups that are over.
 func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool) error {
 	return t.eachSeries(func(slot uint32, r *whoRecord) error {
 		if !over[r.cgroup()] {
@@ -200,16 +213,66 @@ func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool) er
 		if err != nil {
 			return err
 		}
-		if err := t.objects.collection.Maps["whos"].Delete(r.Key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-			return fmt.Errorf("end a series: %w", err)
-		}
-		t.life.last[slot] = r.Created
-		t.life.quarantine = append(t.life.quarantine, retiredSlot{
-			slot: slot, key: seriesKey{w.Cgroup.Path, w.Process, w.Check}, carry: served[w.Cgroup.Path],
-			created: t.clock.time(r.Created), sites: w.CallSites, since: time.Now(),
-		})
-		return nil
+		return t.retire(slot, r, &w, served[w.Cgroup.Path])
 	})
+}
+
+// retire takes a slot from its key, and into quarantine. Its series goes on without it if carry is set, and ends if not.
+func (t *Tracer) retire(slot uint32, r *whoRecord, w *WorkloadCount, carry bool) error {
+	if err := t.objects.collection.Maps["whos"].Delete(r.Key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("retire a slot: %w", err)
+	}
+	t.life.last[slot] = r.Created
+	t.life.quarantine = append(t.life.quarantine, retiredSlot{
+		slot: slot, key: seriesKey{w.Cgroup.Path, w.Process, w.Check}, carry: carry,
+		created: t.clock.time(r.Created), sites: w.CallSites, since: time.Now(),
+	})
+	return nil
+}
+
+// retireDuplicates takes slots whose series has a newer one, once they have been idle for a while. A file that is replaced, or
+// forgotten by the kernel and looked up again, is another file to the kernel side and the same name to people; only when half
+// of the slots are in use is it worth the trouble.
+func (t *Tracer) retireDuplicates() (retired bool, err error) {
+	type use struct {
+		slot   uint32
+		record *whoRecord
+		series WorkloadCount
+	}
+	uses, n := map[seriesKey][]use{}, 0
+	err = t.eachSeries(func(slot uint32, r *whoRecord) error {
+		w, err := t.workload(r)
+		key := seriesKey{w.Cgroup.Path, w.Process, w.Check}
+		uses[key] = append(uses[key], use{slot, r, w})
+		n++
+		return err
+	})
+	if err != nil || 2*n <= t.opts.SeriesLimit {
+		return false, err
+	}
+	for _, same := range uses {
+		newest := slices.MaxFunc(same, func(a, b use) int { return cmp.Compare(a.record.Created, b.record.Created) })
+		for _, u := range same {
+			if u.slot == newest.slot || !t.life.idle(u.slot, t.whoCount(u.slot), t.opts.idle) {
+				continue
+			}
+			if err := t.retire(u.slot, u.record, &u.series, true); err != nil {
+				return retired, err
+			}
+			retired = true
+		}
+	}
+	return retired, nil
+}
+
+// idle tells whether a slot has counted nothing for so long, as far as it has been asked.
+func (l *lifecycle) idle(slot uint32, count uint64, long time.Duration) bool {
+	seen, known := l.seen[slot]
+	if !known || seen.count != count {
+		l.seen[slot] = seenCount{count, time.Now()}
+		return false
+	}
+	return time.Since(seen.since) >= long
 }
 
 // freeSlots gives back the slots that have been out of use long enough.

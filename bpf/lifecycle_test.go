@@ -117,3 +117,33 @@ func TestRestart(t *testing.T) {
 		t.Errorf("%d checks in %d series at the end, and %d ended, want 0, 0 and 4", n, series, endedCount(s))
 	}
 }
+
+// TestDuplicates runs many files of one name, as when a program is replaced over and over: in the end they need one slot.
+func TestDuplicates(t *testing.T) {
+	const n, name = 50, "replaced"
+	tr := openLive(t, Options{SeriesLimit: 64, quarantine: time.Millisecond, idle: time.Millisecond})
+	for range n {
+		run(t, exec.Command(tiny(t, name)))
+	}
+	count := func(s *Snapshot) (checks uint64) {
+		for _, w := range s.Workloads {
+			if w.Process.Name == name {
+				checks += w.Count
+			}
+		}
+		return checks
+	}
+	if s := checkIdentities(t, tr); s.Series < n || count(s) != n {
+		t.Fatalf("%d series and %d checks of %d files", s.Series, count(s), n)
+	}
+	for range 3 {
+		endNow(t, tr)
+		if s := checkIdentities(t, tr); count(s) != n {
+			t.Fatalf("%d checks, want %d", count(s), n)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	if s := checkIdentities(t, tr); s.Series > 64-n+1 || count(s) != n {
+		t.Errorf("%d series and %d checks, want one series of %d", s.Series, count(s), n)
+	}
+}

@@ -31,6 +31,7 @@ type Options struct {
 	denialBurst  uint32
 	confirmEvery uint32
 	quarantine   time.Duration
+	idle         time.Duration   // after which one of several slots of a series is taken
 	holdReader   <-chan struct{} // the ring's reader waits for it
 }
 
@@ -63,6 +64,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.quarantine == 0 {
 		o.quarantine = time.Minute
+	}
+	if o.idle == 0 {
+		o.idle = 10 * time.Minute
 	}
 }
 

@@ -139,7 +139,10 @@ func (w *witness) sightings(t *testing.T) int {
 // tell sums up the sightings from one to another.
 func (w *witness) tell(t *testing.T, from, to int) map[testimony]uint64 {
 	sums := map[testimony]uint64{}
-	for _, s := range w.seen[from:to] {
+	w.mu.Lock()
+	seen := slices.Clone(w.seen[from:to])
+	w.mu.Unlock()
+	for _, s := range seen {
 		stack := s.Stack[:s.Depth]
 		at := slices.IndexFunc(stack, func(ip uint64) bool { return w.name(ip) == "cap_capable" })
 		if at < 0 || at+3 >= len(stack) {
