@@ -92,7 +92,7 @@ bench: ## Measure what a check costs, as root on an idle machine
 .PHONY: test-vm
 test-vm: ## Run some of bpf's live tests on Debian's kernels, in qemu
 	CGO_ENABLED=0 go test -c -o $(BUILD)/bpf.test ./bpf
-	for run in 7:'Rows|UserNamespace|SecondProgram|ForeignFexit|Idle' 6.12:'Rows|UserNamespace|Idle|SeriesEnd|HostileNames'; do \
+	for run in 7:'Rows|UserNamespace|SecondProgram|ForeignFexit|Idle|Preempt' 6.12:'Rows|UserNamespace|Idle|SeriesEnd|HostileNames'; do \
 		bpf/vm/fetch "$${run%%:*}"; \
 		echo "Debian's kernel $${run%%:*}:"; \
 		bpf/vm/boot "$${run%%:*}" $(BUILD)/bpf.test -test.v -test.run "$${run#*:}" | grep -v '=== RUN' | tee $(BUILD)/vm.log; \

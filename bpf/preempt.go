@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -50,6 +51,10 @@ func (f *features) preemptible() (bool, error) {
 			asm.Return(),
 		}),
 	})
+	if errors.Is(err, unix.ENOENT) {
+		// Without CONFIG_KALLSYMS_ALL the kernel finds no variable by name.
+		return f.srcuTracepoints(), nil
+	}
 	if err != nil {
 		return false, fmt.Errorf("load the probe: %w", err)
 	}
@@ -74,6 +79,12 @@ func (f *features) preemptible() (bool, error) {
 		time.Sleep(time.Millisecond)
 	}
 	return false, fmt.Errorf("the probe saw no check")
+}
+
+// srcuTracepoints tells whether tracepoints are guarded by SRCU, which leaves preemption on, by the name of what they lock.
+func (f *features) srcuTracepoints() bool {
+	var v *btf.Var
+	return f.kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
 }
 
 // makeCheck has the kernel make a check of its own accord, as it does at each mapping: CAP_SYS_ADMIN, not audited.
