@@ -72,6 +72,21 @@ static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
 	return !n || !(*n & (settings.confirm_every - 1));
 }
 
+/* count adds one to a check's slots; n is its site's counter. */
+static __always_inline int count(u64 *n, struct cached *c, struct who_key *who, u32 what, u32 class, u32 fresh, u32 bank)
+{
+	(*n)++;
+	if (class != CLASS_AUDITED)
+		return 0;
+	n = counter(bank, settings.who_page, c->who_slot);
+	if (!n)
+		return 0;
+	(*n)++;
+	if (fresh || what & WHAT_DENIED)
+		announce(who, c->who_slot, c->site_slot, !!fresh, bank);
+	return 0;
+}
+
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
 static __always_inline int slowly(void *ctx, const struct cred *cred, u32 what, u32 told, u32 bank, bool cast)
 {
@@ -107,18 +122,7 @@ static __always_inline int slowly(void *ctx, const struct cred *cred, u32 what, 
 	if (!cached(c, &site, &who, mark))
 		fresh = fill_cache(c, &site, &who, mark, bank);
 	n = counter(bank, SITE_PAGE, c->site_slot);
-	if (!n)
-		return 0;
-	(*n)++;
-	if (class != CLASS_AUDITED)
-		return 0;
-	n = counter(bank, settings.who_page, c->who_slot);
-	if (!n)
-		return 0;
-	(*n)++;
-	if (fresh || what & WHAT_DENIED)
-		announce(&who, c->who_slot, c->site_slot, !!fresh, bank);
-	return 0;
+	return n ? count(n, c, &who, what, class, fresh, bank) : 0;
 }
 
 typedef int slow_path(void *ctx, const struct cred *cred, u32 what, u32 told);
@@ -164,16 +168,7 @@ static __always_inline int check(void *ctx, const struct cred *cred, struct user
 	n = counter(bank, SITE_PAGE, c->site_slot);
 	if (!n || !(*n & (settings.confirm_every - 1)))
 		goto slow;
-	(*n)++;
-	if (class != CLASS_AUDITED)
-		return 0;
-	n = counter(bank, settings.who_page, c->who_slot);
-	if (!n)
-		return 0;
-	(*n)++;
-	if (what & WHAT_DENIED)
-		announce(&who, c->who_slot, c->site_slot, 0, bank);
-	return 0;
+	return count(n, c, &who, what, class, 0, bank);
 slow:
 	return slow(ctx, cred, what, told);
 }

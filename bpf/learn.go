@@ -59,7 +59,7 @@ type learnedPair struct {
 const pairLimit = 44
 
 // A learner turns unwound stacks, each beside the raw words it was found in, into the offsets at which the kernel side can
-// peek. See DESIGN in README: everything it finds is verified by the kernel side at each use.
+// peek. Everything it finds is verified by the kernel side at each use.
 type learner struct {
 	opts bool // the source knows the class, so a pair need not agree on one
 
