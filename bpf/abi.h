@@ -119,7 +119,7 @@ enum {
 };
 
 struct stat_values {
-	u64 announced, lost, withheld;
+	u64 lost, withheld;
 	u64 unwinds;
 	u64 declined; /* checks that the first of two programs left to the second, for want of a mark to leave */
 	u64 second;   /* checks that the second counted */
@@ -153,8 +153,8 @@ struct setting_values {
 	u32 who_page;	   /* the first page of who slots in a bank */
 	u32 bank_pages;	   /* pages of one bank */
 	u32 cpu_pages;	   /* pages of one CPU: one bank or two */
-	u32 unused;
 	u32 confirm_every; /* a power of two: how often a confirmed pair is confirmed again */
+	u32 unused;
 	struct pair pairs[PAIRS];
 };
 

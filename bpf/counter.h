@@ -183,8 +183,6 @@ struct {
 #define FIELD_OFFSET(field) __builtin_preserve_field_info(field, BPF_FIELD_BYTE_OFFSET)
 #define FIELD_EXISTS(field) __builtin_preserve_field_info(field, BPF_FIELD_EXISTS)
 
-/* Where programs are preemptible there are two of them, and one may run while the other has been preempted on the same CPU.
- * So each has a bank of its own of all that is per CPU: 0, or 1 for the second. */
 static __always_inline struct page *my_page(u32 bank, u32 page)
 {
 	u32 i = bpf_get_smp_processor_id() * settings.cpu_pages + bank * settings.bank_pages + page;

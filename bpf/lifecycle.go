@@ -11,11 +11,21 @@ import (
 )
 
 // A seriesKey is what people tell a series by. A service that is restarted has a new cgroup of the same path, and its series
-// goes on.
+// goes on; where the path is not whole, people see the cgroup's number, too.
 type seriesKey struct {
-	path    string
+	cgroup  Cgroup // without its ID where the path alone is shown
 	process Process
 	check   Check
+}
+
+func keyOf(w *WorkloadCount) seriesKey { return seriesKey{shown(w.Cgroup), w.Process, w.Check} }
+
+// shown is what people see of a cgroup.
+func shown(c Cgroup) Cgroup {
+	if c.Path != "" && !c.Truncated {
+		c.ID = 0
+	}
+	return c
 }
 
 // A carriedSeries is what the slots of cgroups that are gone had counted, while another cgroup of the same path lives on.
@@ -68,7 +78,7 @@ func (l *lifecycle) retired(slot uint32, created uint64) bool {
 func (l *lifecycle) counts(count func(slot uint32) uint64) (carried []WorkloadCount, ended []CheckCount) {
 	add := func(key seriesKey, c carriedSeries) {
 		carried = append(carried, WorkloadCount{
-			Check: key.check, Cgroup: Cgroup{Path: key.path}, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+			Check: key.check, Cgroup: key.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
 		})
 	}
 	for key, c := range l.carried {
@@ -94,6 +104,7 @@ func (l *lifecycle) counts(count func(slot uint32) uint64) (carried []WorkloadCo
 // release ends a slot's quarantine.
 func (l *lifecycle) release(r retiredSlot, n uint64) {
 	l.base[r.slot] += n
+	delete(l.seen, r.slot)
 	if !r.carry {
 		l.ended[r.key.check] += n
 		return
@@ -110,14 +121,14 @@ func (l *lifecycle) release(r retiredSlot, n uint64) {
 }
 
 // end ends what was carried on for paths that are no more.
-func (l *lifecycle) end(gone func(path string) bool) {
+func (l *lifecycle) end(gone func(Cgroup) bool) {
 	for i := range l.quarantine {
-		if gone(l.quarantine[i].key.path) {
+		if gone(l.quarantine[i].key.cgroup) {
 			l.quarantine[i].carry = false
 		}
 	}
 	for key, c := range l.carried {
-		if gone(key.path) {
+		if gone(key.cgroup) {
 			l.ended[key.check] += c.count
 			delete(l.carried, key)
 		}
@@ -137,11 +148,12 @@ func (t *Tracer) endSeries() error {
 	if err != nil {
 		return err
 	}
-	if err := t.meetCgroups(); err != nil {
+	series, err := t.meetCgroups()
+	if err != nil {
 		return err
 	}
 	over := map[cgroupKey]bool{}
-	served := map[string]bool{} // paths with a cgroup that exists or is still within the retention
+	served := map[Cgroup]bool{} // by what is shown: those with a cgroup that exists or is still within the retention
 	for key := range t.cgroups {
 		state, err := t.readCgroup(key)
 		if err != nil {
@@ -151,13 +163,15 @@ func (t *Tracer) endSeries() error {
 		if state.offline != 0 && now-int64(state.offline) > int64(t.opts.Retention) {
 			over[key] = true
 		} else {
-			served[state.cgroup.Path] = true
+			served[shown(state.cgroup)] = true
 		}
 	}
-	t.life.end(func(path string) bool { return !served[path] })
-	retired, err := t.retireDuplicates()
-	if err != nil {
-		return err
+	t.life.end(func(c Cgroup) bool { return !served[c] })
+	retired := false
+	if 2*series > t.opts.SeriesLimit {
+		if retired, err = t.retireDuplicates(); err != nil {
+			return err
+		}
 	}
 	if len(over) == 0 && !retired {
 		return nil
@@ -175,12 +189,14 @@ func (t *Tracer) endSeries() error {
 	return t.set(func(v *settingValues) { v.Epoch++ })
 }
 
-// meetCgroups makes sure that the cgroup of each slot is known, even if nobody has asked for a snapshot.
-func (t *Tracer) meetCgroups() error {
-	return t.eachSeries(func(_ uint32, r *whoRecord) error {
+// meetCgroups makes sure that the cgroup of each slot is known, even if nobody has asked for a snapshot. It counts the slots.
+func (t *Tracer) meetCgroups() (series int, err error) {
+	err = t.eachSeries(func(_ uint32, r *whoRecord) error {
+		series++
 		_, err := t.cgroup(r.cgroup())
 		return err
 	})
+	return series, err
 }
 
 // eachSeries calls f for each slot that has a series.
@@ -204,7 +220,7 @@ func (t *Tracer) eachSeries(f func(slot uint32, r *whoRecord) error) error {
 }
 
 // retireSlots takes the slots of the cgroups that are over.
-func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool) error {
+func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[Cgroup]bool) error {
 	return t.eachSeries(func(slot uint32, r *whoRecord) error {
 		if !over[r.cgroup()] {
 			return nil
@@ -213,7 +229,7 @@ func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[string]bool) er
 		if err != nil {
 			return err
 		}
-		return t.retire(slot, r, &w, served[w.Cgroup.Path])
+		return t.retire(slot, r, &w, served[shown(w.Cgroup)])
 	})
 }
 
@@ -224,30 +240,30 @@ func (t *Tracer) retire(slot uint32, r *whoRecord, w *WorkloadCount, carry bool)
 	}
 	t.life.last[slot] = r.Created
 	t.life.quarantine = append(t.life.quarantine, retiredSlot{
-		slot: slot, key: seriesKey{w.Cgroup.Path, w.Process, w.Check}, carry: carry,
+		slot: slot, key: keyOf(w), carry: carry,
 		created: t.clock.time(r.Created), sites: w.CallSites, since: time.Now(),
 	})
 	return nil
 }
 
 // retireDuplicates takes slots whose series has a newer one, once they have been idle for a while. A file that is replaced, or
-// forgotten by the kernel and looked up again, is another file to the kernel side and the same name to people; only when half
-// of the slots are in use is it worth the trouble.
+// forgotten by the kernel and looked up again, is another file to the kernel side and the same name to people.
 func (t *Tracer) retireDuplicates() (retired bool, err error) {
 	type use struct {
 		slot   uint32
 		record *whoRecord
 		series WorkloadCount
 	}
-	uses, n := map[seriesKey][]use{}, 0
+	uses := map[seriesKey][]use{}
 	err = t.eachSeries(func(slot uint32, r *whoRecord) error {
 		w, err := t.workload(r)
-		key := seriesKey{w.Cgroup.Path, w.Process, w.Check}
-		uses[key] = append(uses[key], use{slot, r, w})
-		n++
+		if w.Cgroup.Path != "" { // else nobody knows how long the cgroup lives
+			key := keyOf(&w)
+			uses[key] = append(uses[key], use{slot, r, w})
+		}
 		return err
 	})
-	if err != nil || 2*n <= t.opts.SeriesLimit {
+	if err != nil {
 		return false, err
 	}
 	for _, same := range uses {

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"testing"
@@ -145,5 +146,28 @@ func TestDuplicates(t *testing.T) {
 	}
 	if s := checkIdentities(t, tr); s.Series > 64-n+1 || count(s) != n {
 		t.Errorf("%d series and %d checks, want one series of %d", s.Series, count(s), n)
+	}
+}
+
+// TestCarriedNames: what is carried on keeps the name under which it was counted, and two cgroups whose paths have lost
+// different beginnings stay two.
+func TestCarriedNames(t *testing.T) {
+	l := newLifecycle()
+	cgroups := []Cgroup{{ID: 1, Path: "/whole"}, {ID: 2, Path: "/whole"}, {ID: 3, Path: "/tail", Truncated: true}, {ID: 4, Path: "/tail", Truncated: true}}
+	for i, c := range cgroups {
+		l.release(retiredSlot{slot: uint32(i), key: keyOf(&WorkloadCount{Cgroup: c}), carry: true}, 10)
+	}
+	carried, ended := l.counts(func(uint32) uint64 { return 0 })
+	got := map[Cgroup]uint64{}
+	for _, w := range carried {
+		got[w.Cgroup] += w.Count
+	}
+	want := map[Cgroup]uint64{{Path: "/whole"}: 20, cgroups[2]: 10, cgroups[3]: 10}
+	if !maps.Equal(got, want) || len(ended) != 0 {
+		t.Errorf("carried %v, ended %v, want %v", got, ended, want)
+	}
+	l.end(func(c Cgroup) bool { return c == cgroups[2] })
+	if carried, ended := l.counts(func(uint32) uint64 { return 0 }); len(carried) != 2 || len(ended) != 1 || ended[0].Count != 10 {
+		t.Errorf("carried %v, ended %v after one of them was gone", carried, ended)
 	}
 }

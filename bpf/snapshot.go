@@ -10,11 +10,11 @@ import (
 	"github.com/cilium/ebpf"
 )
 
-// buffers are kept from one snapshot to the next.
+// buffers are kept from one snapshot to the next. Each slot is summed over banks and CPUs.
 type buffers struct {
-	page  [pageSlots]uint64
-	sites []uint64 // each site slot, summed over banks and CPUs
-	whos  []uint64 // each who slot
+	page        [pageSlots]uint64
+	counts      []uint64 // of a bank's pages from sitePage on
+	sites, whos []uint64 // its parts, by slot
 }
 
 // A cgroupState is what is known of a cgroup that asked for something.
@@ -42,21 +42,18 @@ func (t *Tracer) Snapshot() (*Snapshot, error) {
 // readCounters sums each slot over banks and CPUs.
 func (t *Tracer) readCounters() error {
 	b, v := &t.buffers, &t.settings
-	b.sites = slices.Grow(b.sites[:0], int(v.WhoPage-sitePage)*pageSlots)[:int(v.WhoPage-sitePage)*pageSlots]
-	b.whos = slices.Grow(b.whos[:0], int(v.BankPages-v.WhoPage)*pageSlots)[:int(v.BankPages-v.WhoPage)*pageSlots]
-	clear(b.sites)
-	clear(b.whos)
+	if b.counts == nil {
+		b.counts = make([]uint64, (v.BankPages-sitePage)*pageSlots)
+		whos := (v.WhoPage - sitePage) * pageSlots
+		b.sites, b.whos = b.counts[:whos], b.counts[whos:]
+	}
+	clear(b.counts)
 	return t.eachBank(func(first uint32) error {
 		for page := uint32(sitePage); page < v.BankPages; page++ {
-			sums := b.whos
-			if page < v.WhoPage {
-				sums = b.sites[(page-sitePage)*pageSlots:]
-			} else {
-				sums = sums[(page-v.WhoPage)*pageSlots:]
-			}
-			if err := readPage(t.pages, first+page, &b.page); err != nil {
+			if err := read(t.pages, pageAt(first+page), &b.page); err != nil {
 				return fmt.Errorf("read the counters: %w", err)
 			}
+			sums := b.counts[(page-sitePage)*pageSlots:]
 			for slot, n := range &b.page {
 				sums[slot] += n
 			}
@@ -75,10 +72,12 @@ func (t *Tracer) eachBank(f func(first uint32) error) error {
 	return nil
 }
 
-// readPage reads the beginning of a page as what it is.
-func readPage[T any](pages *ebpf.Memory, n uint32, v *T) error {
-	raw := unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
-	_, err := pages.ReadAt(raw, int64(n)*int64(unsafe.Sizeof(page{})))
+// pageAt is where a page begins, in bytes.
+func pageAt(n uint32) int64 { return int64(n) * int64(unsafe.Sizeof(page{})) }
+
+// read copies what stands at an offset of a map's memory.
+func read[T any](m *ebpf.Memory, offset int64, v *T) error {
+	_, err := m.ReadAt(unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)), offset)
 	return err
 }
 
@@ -88,8 +87,7 @@ func (t *Tracer) whoCount(slot uint32) uint64 { return t.buffers.whos[slot] - t.
 // record reads one slot's record from a map's memory.
 func record[T any](m *ebpf.Memory, slot uint32) (*T, error) {
 	v := new(T)
-	raw := unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
-	if _, err := m.ReadAt(raw, int64(slot)*int64(len(raw))); err != nil {
+	if err := read(m, int64(slot)*int64(unsafe.Sizeof(*v)), v); err != nil {
 		return nil, fmt.Errorf("read the record of slot %d: %w", slot, err)
 	}
 	return v, nil
@@ -209,7 +207,7 @@ func (t *Tracer) addLosses(s *Snapshot) error {
 	var declined, second uint64
 	err = t.eachBank(func(first uint32) error {
 		var v statValues
-		if err := readPage(t.pages, first+statPage, &v); err != nil {
+		if err := read(t.pages, pageAt(first+statPage), &v); err != nil {
 			return fmt.Errorf("read the statistics: %w", err)
 		}
 		s.RingLost += v.Lost

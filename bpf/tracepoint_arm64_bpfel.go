@@ -56,7 +56,7 @@ type tracepointLayout struct {
 type tracepointPage struct {
 	_     structs.HostLayout
 	Stats tracepointStatValues
-	_     [4048]byte
+	_     [4056]byte
 }
 
 type tracepointPair struct {
@@ -96,8 +96,8 @@ type tracepointSettingValues struct {
 	WhoPage      uint32
 	BankPages    uint32
 	CpuPages     uint32
-	Unused       uint32
 	ConfirmEvery uint32
+	Unused       uint32
 	Pairs        [128]tracepointPair
 }
 
@@ -111,13 +111,12 @@ type tracepointSiteRecord struct {
 }
 
 type tracepointStatValues struct {
-	_         structs.HostLayout
-	Announced uint64
-	Lost      uint64
-	Withheld  uint64
-	Unwinds   uint64
-	Declined  uint64
-	Second    uint64
+	_        structs.HostLayout
+	Lost     uint64
+	Withheld uint64
+	Unwinds  uint64
+	Declined uint64
+	Second   uint64
 }
 
 type tracepointWhoKey struct {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -119,7 +120,7 @@ func Open(opts Options) (*Tracer, error) {
 	}
 	var errs []error
 	for _, s := range sources() {
-		if opts.sources != nil && opts.sources[0] != s.name {
+		if opts.sources != nil && !slices.Contains(opts.sources, s.name) {
 			continue
 		}
 		t.objects, err = s.open(f, mode, opts)

@@ -64,7 +64,7 @@ GLOBAL u32 role_of(u64 ip, u32 bank)
 	return role;
 }
 
-enum { SEEK, CALLER, WRAPPER, BY_CALLER, ASKER, DONE };
+enum { SEEK, CALLER, WRAPPER, BY_CALLER, ASKER };
 
 /* unwind fills s->sample but for its words. What cannot be told is CLASS_UNKNOWN, and an asker that cannot be found is 0. */
 static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)

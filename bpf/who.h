@@ -215,7 +215,6 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 	a->kind = key->kind;
 	a->fresh = fresh;
 	name_process(a->name, key->kind);
-	st->announced++;
 	bpf_ringbuf_submit(a, 0);
 	return 0;
 }
