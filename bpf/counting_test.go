@@ -49,6 +49,19 @@ func notMissed(t *testing.T, s *Snapshot) {
 	}
 }
 
+// mayMiss is how many checks a count may fall short of what was made. A single program misses none, being attached alone only
+// where it cannot be preempted; of two, both may have been preempted at once, and what that cost is told.
+func mayMiss(t *testing.T, tr *Tracer, s *Snapshot) uint64 {
+	t.Helper()
+	if tr.objects.banks() == 1 {
+		notMissed(t, s)
+	}
+	return s.MissedRuns
+}
+
+// short tells whether got falls short of n by more than it may, or goes beyond it.
+func short(got, n, missed uint64) bool { return got > n || n-got > missed }
+
 // TestManyForks starts one executable 10,000 times; each process lives about a millisecond and asks once.
 func TestManyForks(t *testing.T) {
 	const n, name = 10_000, "one-of-many"
@@ -233,8 +246,7 @@ func TestSecondProgram(t *testing.T) {
 		time.Sleep(5 * time.Millisecond)
 	}
 	s := checkIdentities(t, tr)
-	notMissed(t, s)
-	if got := by(s, name); total(got) != n {
+	if got := by(s, name); short(total(got), n, mayMiss(t, tr, s)) {
 		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN", got, n)
 	}
 	if sites := sitesOf(s, name, Check{Capability: 21}); len(sites) != 1 || symbolName(sites[0]) != "sys_sethostname" {
@@ -281,10 +293,11 @@ func TestForeignFexit(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if checks != n || unwinds < n {
+	missed := mayMiss(t, tr, snapshot(t, tr))
+	if short(checks, n, missed) || unwinds+missed < n {
 		t.Errorf("%d checks and %d unwinds with an fexit, want %d, each unwound", checks, unwinds, n)
 	}
-	if checks, unwinds := ask(path); checks != n || unwinds > n/10 {
+	if checks, unwinds := ask(path); short(checks, n, mayMiss(t, tr, snapshot(t, tr))) || unwinds > n/10 {
 		t.Errorf("%d checks and %d unwinds after it had gone, want %d, hardly one unwound", checks, unwinds, n)
 	}
 	s := checkIdentities(t, tr)

@@ -327,9 +327,7 @@ func TestRows(t *testing.T) {
 				if fmt.Sprint(got) != fmt.Sprint(asked) {
 					t.Errorf("asked for %v, want %v", got, asked)
 				}
-				if s.MissedRuns != 0 {
-					t.Errorf("the kernel skipped the program %d times", s.MissedRuns)
-				}
+				mayMiss(t, tr, s)
 			})
 		}
 	}
