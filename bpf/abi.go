@@ -3,6 +3,7 @@ package bpf
 // The shapes both sides know are made from abi.h by bpf2go, under the name of the object they came with; here are their own.
 type (
 	announcementRecord = tracepointAnnouncement
+	cached             = tracepointCached
 	cgroupKey          = tracepointCgroupKey
 	cgroupRecord       = tracepointCgroupRecord
 	layout             = tracepointLayout
@@ -17,16 +18,24 @@ type (
 
 // The numbers of abi.h. TestABI compares them with the object's BTF.
 const (
-	capabilities = 64
-	symbolSize   = 128
-	pageSlots    = 512
-	statPage     = 0
-	sitePage     = 5
-	pairBits     = 7
+	capabilities  = 64
+	symbolSize    = 128
+	pageSlots     = 512
+	statPage      = 0
+	cachePage     = 1
+	sitePage      = 5
+	cachedPerPage = 64
+	pendingBits   = 20
+	slotBits      = 22
+	pairBits      = 7
 
-	whatDenied     = 1 << 6
-	whatUserNS     = 1 << 7
-	whatClassShift = 8
+	whatDenied         = 1 << 6
+	whatUserNS         = 1 << 7
+	whatClassShift     = 8
+	whatKindShift      = 10
+	whatKind           = 3
+	whatHierarchyShift = 12
+	whatHierarchy      = 1<<8 - 1
 
 	siteFixed   = 1 << 10
 	whoBorrowed = 1 << 8

@@ -15,14 +15,19 @@ enum {
 	WHO_SITES = 4
 };
 
-/* What a check was, in one word: the capability's number (6 bits), then these, then the class. It is the index of the fixed
- * slots too. */
+/* What a check was, in one word: the capability's number (6 bits), then these, then the class (2 bits). It is the index of the
+ * fixed slots too. */
 enum {
 	WHAT_DENIED = 1 << 6,
 	WHAT_USERNS = 1 << 7,
 	WHAT_CLASS_SHIFT = 8,
 	WHAT_WHO = (1 << 8) - 1, /* without the class: a who slot is audited by definition */
-	WHAT_SITE = (1 << 10) - 1
+	WHAT_SITE = (1 << 10) - 1,
+	/* Of who asked: the kind (2 bits), and the hierarchy of the cgroup (8 bits). */
+	WHAT_KIND_SHIFT = 10,
+	WHAT_KIND = 3,
+	WHAT_HIERARCHY_SHIFT = 12,
+	WHAT_HIERARCHY = (1 << 8) - 1
 };
 
 enum { CLASS_UNKNOWN, CLASS_NOAUDIT, CLASS_AUDITED };
@@ -57,10 +62,7 @@ struct who_key {
 	u64 cgroup; /* serial number of its css, which is never used again; another hierarchy has others */
 	u64 file;   /* the executable's dentry, or, if its name has no hash (memfd), inode number and generation */
 	u64 name;   /* the name's hash and length */
-	u16 what;
-	u8 kind;
-	u8 hierarchy;
-	u32 unused;
+	u64 what;   /* without the class */
 };
 
 struct site_key {
@@ -111,18 +113,38 @@ struct site_record {
  * plain array over all CPUs, not a per-CPU one: the address of an element is then known without a load, and user space reads
  * the counters without a system call. */
 enum {
-	CACHED_PER_PAGE = 64,
+	CACHED_BITS = 6,
+	CACHED_PER_PAGE = 1 << CACHED_BITS,
+	PENDING_BITS = 20, /* of struct cached's counted */
+	SLOT_BITS = 22,
 	STAT_PAGE = 0,
 	CACHE_PAGE = 1,
-	CACHE_PAGES = 4,
+	CACHE_PAGE_BITS = 2,
+	CACHE_PAGES = 1 << CACHE_PAGE_BITS,
 	SITE_PAGE = CACHE_PAGE + CACHE_PAGES
 };
 
 struct stat_values {
 	u64 lost, withheld;
 	u64 unwinds;
+	u64 slow; /* runs that took the slow path although the class was at hand */
 	u64 declined; /* checks that the first of two programs left to the second, for want of a mark to leave */
 	u64 second;   /* checks that the second counted */
+};
+
+/* Both slots of a check in one cache line: which it has by the kernel function that asked, and by who asked.
+ *
+ * The checks that found it are counted here first, as one number for both slots, and go to the slots' own counters when the
+ * entry is given to another key or is due to be confirmed. So a check touches no page but this one; a slot's count is what
+ * its counters hold and what is pending for it. */
+struct cached {
+	u64 asker;
+	u64 counted; /* from the low end: PENDING_BITS of checks, SLOT_BITS of site slot, and of who slot plus one (0: none) */
+	u64 cgroup, file, name; /* of an audited check: as in its struct who_key */
+	u64 what; /* with all that it can hold */
+	u32 epoch, tick;
+	u32 module;
+	u32 unused;
 };
 
 /* A layout says where cap_capable's return address stands above ctx, in bytes. */

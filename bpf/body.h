@@ -5,31 +5,48 @@
 #include "site.h"
 #include "who.h"
 
-static __always_inline bool same_who(const struct who_key *x, const struct who_key *y)
+/* cache_entry is where a check's slots are cached, if they are. Which page it is depends on the kernel function alone, and what
+ * is hashed of who asked is had before the last of it is loaded: the processor need not wait for one to begin with the other. */
+static __always_inline struct cached *cache_entry(u64 asker, const struct who_key *who, u32 mark, u32 bank)
 {
-	const u64 *a = (const u64 *)x, *b = (const u64 *)y;
+	u64 h = (asker ^ (u64)mark << 32) * 0x9E3779B97F4A7C15ull;
+	u64 i = (h ^ who->file ^ who->cgroup << 32) * 0xC2B2AE3D27D4EB4Full;
+	struct page *p = my_page(bank, CACHE_PAGE + (h >> (64 - CACHE_PAGE_BITS)));
 
-	return !((a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]));
+	return p ? &p->cached[i >> (64 - CACHED_BITS)] : NULL;
 }
 
-/* cache_entry is where a check's slots are cached, if they are. */
-static __always_inline struct cached *cache_entry(const struct site_key *site, const struct who_key *who, u32 mark, u32 bank)
+static __always_inline bool cached(const struct cached *c, u64 asker, const struct who_key *who, u32 mark)
 {
-	const u64 *w = (const u64 *)who;
-	u64 hash = site->asker * 0x9E3779B97F4A7C15ull ^ mark * 0xC2B2AE3D27D4EB4Full ^ w[0] * 0x165667B19E3779F9ull ^
-		   w[1] * 0x27D4EB2F165667C5ull ^ w[2] * 0x85EBCA77C2B2AE63ull;
-	u32 i = hash >> 56;
-	struct page *p = my_page(bank, CACHE_PAGE + i / CACHED_PER_PAGE);
-
-	return p ? &p->cached[i % CACHED_PER_PAGE] : NULL;
-}
-
-static __always_inline bool cached(const struct cached *c, const struct site_key *site, const struct who_key *who, u32 mark)
-{
-	if (c->asker != site->asker || c->what != mark || (c->module && settings.tick - c->tick > MODULE_TRUST))
+	if (c->asker != asker || c->what != mark || (c->module && settings.tick - c->tick > MODULE_TRUST))
 		return false;
-	return mark >> WHAT_CLASS_SHIFT != (CACHED_SET >> WHAT_CLASS_SHIFT | CLASS_AUDITED) ||
-	       (c->epoch == settings.epoch && same_who(&c->who, who));
+	return (mark & WHAT_SITE) >> WHAT_CLASS_SHIFT != CLASS_AUDITED ||
+	       (c->epoch == settings.epoch && c->cgroup == who->cgroup && c->file == who->file && c->name == who->name);
+}
+
+static __always_inline u32 site_of(u64 counted) { return counted >> PENDING_BITS & ((1 << SLOT_BITS) - 1); }
+
+static __always_inline u32 who_of(u64 counted) { return counted >> (PENDING_BITS + SLOT_BITS); } /* plus one */
+
+static __always_inline u32 pending(u64 counted) { return counted & ((1 << PENDING_BITS) - 1); }
+
+/* settle moves what is pending in an entry to its slots' counters. User space reads the counters first and then the entries,
+ * and so must never find the same checks in both: it may miss them once, and then waits for them (see readCounters). */
+static __noinline int settle(struct cached *c, u64 then, u32 bank)
+{
+	u64 counted = __sync_lock_test_and_set(&c->counted, then), *n;
+
+	if (!pending(counted))
+		return 0;
+	n = counter(bank, SITE_PAGE, site_of(counted));
+	if (n)
+		*n += pending(counted);
+	if (!who_of(counted))
+		return 0;
+	n = counter(bank, settings.who_page, who_of(counted) - 1);
+	if (n)
+		*n += pending(counted);
+	return 0;
 }
 
 /* fill_cache finds or makes a check's slots. FRESH is set in what it returns when this is the who key's first check. */
@@ -38,66 +55,71 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, struct
 	struct scratch *s = my_scratch(bank);
 	u32 epoch = settings.epoch, slot = 0; /* before any look-up: a slot that is freed after it is looked up again */
 	struct site_value *v;
+	u64 counted;
 
-	c->what = 0;
 	if (!s)
 		return 0;
 	v = site_slot(s, site, bank);
 	c->asker = site->asker;
-	c->site_slot = v->slot;
 	c->module = v->module;
 	c->tick = settings.tick;
-	if (mark & CACHED_BORROWED)
-		slot = WHO_BORROWED + (mark & WHAT_WHO);
-	else if ((mark & WHAT_SITE) >> WHAT_CLASS_SHIFT == CLASS_AUDITED)
-		slot = who_slot(who, bank);
-	c->who_slot = slot & ~FRESH;
-	note_site(c->who_slot, c->site_slot);
-	c->who = *who;
+	counted = (u64)v->slot << PENDING_BITS;
+	if ((mark & WHAT_SITE) >> WHAT_CLASS_SHIFT == CLASS_AUDITED) {
+		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(who, bank);
+		note_site(slot & ~FRESH, v->slot);
+		counted |= (u64)((slot & ~FRESH) + 1) << (PENDING_BITS + SLOT_BITS);
+	}
+	settle(c, counted, bank);
+	c->cgroup = who->cgroup;
+	c->file = who->file;
+	c->name = who->name;
 	c->epoch = epoch;
 	c->what = mark;
 	return slot & FRESH;
 }
 
-/* unconfirmed tells whether what was peeked has to be held against an unwind: a site is made only of what one has shown, and
- * each is looked at again from time to time. */
+/* unconfirmed tells whether what was peeked has to be held against an unwind, although no entry that is due says so: a site is
+ * made only of what one has shown, and those that are seldom found in the cache are looked at again from time to time, too. */
 static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
 {
-	struct site_value *v = bpf_map_lookup_elem(&sites, site);
-	u64 *n;
+	struct stat_values *st = my_stats(bank);
 
-	if (!v)
-		return true;
-	n = counter(bank, SITE_PAGE, v->slot);
-	return !n || !(*n & (settings.confirm_every - 1));
+	return !st || !(++st->slow & (settings.confirm_every - 1)) || !bpf_map_lookup_elem(&sites, site);
 }
 
-/* count adds one to a check's slots; n is its site's counter. */
-static __always_inline int count(u64 *n, struct cached *c, struct who_key *who, u32 what, u32 class, u32 fresh, u32 bank)
+/* count adds one to a check's slots. */
+static __always_inline int count(struct cached *c, u32 mark, u32 fresh, u32 bank)
 {
-	(*n)++;
-	if (class != CLASS_AUDITED)
-		return 0;
-	n = counter(bank, settings.who_page, c->who_slot);
-	if (!n)
-		return 0;
-	(*n)++;
-	if (fresh || what & WHAT_DENIED)
-		announce(who, c->who_slot, c->site_slot, !!fresh, bank);
+	u64 counted = ++c->counted;
+
+	if (fresh || (who_of(counted) && mark & WHAT_DENIED))
+		announce(mark, who_of(counted) - 1, site_of(counted), !!fresh, bank);
 	return 0;
 }
 
+/* Each source says what its arguments tell: which check it was, and its class where it has that from opts (else
+ * CLASS_UNKNOWN). They are read where they are needed: kept at hand, each would cost the fast path a place on its stack. */
+static __always_inline u32 what_of(u64 *ctx);
+static __always_inline u32 told_of(u64 *ctx);
+
+static __always_inline u32 what(struct user_namespace *target, u32 cap, u32 ret)
+{
+	return (cap & (CAPABILITIES - 1)) | (ret ? WHAT_DENIED : 0) | (target->level ? WHAT_USERNS : 0);
+}
+
+/* cred_of is the first argument of each source. */
+static __always_inline const struct cred *cred_of(u64 *ctx) { return *(const struct cred *volatile *)ctx; }
+
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
-static __always_inline int slowly(void *ctx, const struct cred *cred, u32 what, u32 told, u32 bank, bool cast)
+static __always_inline int slowly(u64 *ctx, bool due, u32 bank, bool cast)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	const struct cred *own = task->real_cred;
+	const struct cred *cred = cred_of(ctx), *own = task->real_cred;
+	u32 what = what_of(ctx), told = told_of(ctx), class, mark, fresh = 0;
 	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
 	struct who_key who = {};
-	u32 class, mark, fresh = 0;
 	struct cached *c;
-	u64 *n;
 
 	if (!s)
 		return 0;
@@ -105,7 +127,7 @@ static __always_inline int slowly(void *ctx, const struct cred *cred, u32 what, 
 	if (class != CLASS_UNKNOWN && told)
 		class = told;
 	site.what = what | class << WHAT_CLASS_SHIFT;
-	if (class == CLASS_UNKNOWN || unconfirmed(&site, bank)) {
+	if (class == CLASS_UNKNOWN || due || unconfirmed(&site, bank)) {
 		class = look(ctx, s, told, bank, cast);
 		site.asker = s->sample.asker;
 		site.what = what | class << WHAT_CLASS_SHIFT;
@@ -113,64 +135,61 @@ static __always_inline int slowly(void *ctx, const struct cred *cred, u32 what, 
 	mark = site.what | CACHED_SET;
 	if (class == CLASS_AUDITED) {
 		fill_key(&who, task, what, cast);
+		mark |= who.what;
 		if (cred != own && borrowed(cred, own))
 			mark |= CACHED_BORROWED;
 	}
-	c = cache_entry(&site, &who, mark, bank);
+	c = cache_entry(site.asker, &who, mark, bank);
 	if (!c)
 		return 0;
-	if (!cached(c, &site, &who, mark))
+	if (!cached(c, site.asker, &who, mark))
 		fresh = fill_cache(c, &site, &who, mark, bank);
-	n = counter(bank, SITE_PAGE, c->site_slot);
-	return n ? count(n, c, &who, what, class, fresh, bank) : 0;
+	else if (pending(c->counted) >= settings.confirm_every)
+		settle(c, c->counted & ~(u64)pending(~0ull), bank);
+	return count(c, mark, fresh, bank);
 }
 
-typedef int slow_path(void *ctx, const struct cred *cred, u32 what, u32 told);
+typedef int slow_path(u64 *ctx, bool due);
 
-/* SLOW_PATH puts slowly in a function of its own, out of the way of the fast path: that is to be short, for the same reason for
- * which settings are few. */
+/* SLOW_PATH puts slowly in a function of its own, out of the way of the fast path. */
 #define SLOW_PATH(name, bank, cast)                                                                \
-	static __noinline int name(void *ctx, const struct cred *cred, u32 what, u32 told)           \
+	static __noinline int name(u64 *ctx, bool due)                                               \
 	{                                                                                            \
-		return slowly(ctx, cred, what, told, bank, cast);                                    \
+		return slowly(ctx, due, bank, cast);                                                 \
 	}
 
-/* check counts one check. told is the class where the source has it from opts; else CLASS_UNKNOWN. */
-static __always_inline int check(void *ctx, const struct cred *cred, struct user_namespace *target, int cap, int ret, u32 told,
-				 u32 bank, bool cast, slow_path *slow)
+/* check counts one check.
+ *
+ * It is the fast path, and is to keep less than 64 bytes on its stack. From there on the kernel gives a function a stack of its
+ * own, in one more page (bpf_enable_priv_stack, since 6.13). TestFastPathStack looks. */
+static __always_inline int check(u64 *ctx, u32 bank, bool cast, slow_path *slow)
 {
-	u32 what = cap & (CAPABILITIES - 1), class, mark;
-	struct task_struct *task;
-	struct site_key site = {};
+	u32 mark = what_of(ctx), class;
 	struct who_key who = {};
+	struct task_struct *task;
 	struct cached *c;
-	u64 *n;
+	u64 asker;
 
-	if (ret)
-		what |= WHAT_DENIED;
-	if (target->level)
-		what |= WHAT_USERNS;
-	class = peek(ctx, &site.asker, cast);
+	class = peek(ctx, &asker, cast);
 	if (class == CLASS_UNKNOWN)
-		goto slow;
-	if (told)
-		class = told;
-	mark = what | class << WHAT_CLASS_SHIFT | CACHED_SET;
+		return slow(ctx, false);
+	if (told_of(ctx))
+		class = told_of(ctx);
 	if (class == CLASS_AUDITED) {
 		task = bpf_get_current_task_btf();
-		if (cred != task->real_cred)
-			goto slow; /* which sees whether they are borrowed */
-		fill_key(&who, task, what, cast);
+		if (cred_of(ctx) != task->real_cred)
+			return slow(ctx, false); /* which sees whether they are borrowed */
+		fill_key(&who, task, mark, cast);
+		mark = who.what;
 	}
-	c = cache_entry(&site, &who, mark, bank);
-	if (!c || !cached(c, &site, &who, mark))
-		goto slow;
-	n = counter(bank, SITE_PAGE, c->site_slot);
-	if (!n || !(*n & (settings.confirm_every - 1)))
-		goto slow;
-	return count(n, c, &who, what, class, 0, bank);
-slow:
-	return slow(ctx, cred, what, told);
+	mark |= class << WHAT_CLASS_SHIFT | CACHED_SET;
+	asm volatile("" : "+r"(mark)); /* one value to keep, and not also what it was made of */
+	c = cache_entry(asker, &who, mark, bank);
+	if (!c || !cached(c, asker, &who, mark))
+		return slow(ctx, false);
+	if (pending(c->counted) >= settings.confirm_every)
+		return slow(ctx, true);
+	return count(c, mark, 0, bank);
 }
 
 /* Marks a cgroup that asked for something and is gone, so that its series can end. Any hierarchy may remove one with the same

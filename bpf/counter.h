@@ -57,18 +57,8 @@ enum {
 };
 
 enum {
-	CACHED_SET = 1 << 16, /* so that an empty entry is no key */
-	CACHED_BORROWED = 1 << 17
-};
-
-/* Both slots of a check in one cache line: which it has by the kernel function that asked, and by who asked. */
-struct cached {
-	u64 asker;
-	struct who_key who; /* only of an audited check */
-	u32 what;	    /* with the class and CACHED_ flags */
-	u32 site_slot, who_slot;
-	u32 epoch, tick;
-	u32 module;
+	CACHED_SET = 1 << 20, /* so that an empty entry is no key */
+	CACHED_BORROWED = 1 << 21
 };
 
 struct page {

@@ -41,9 +41,18 @@ func (r *cgroupRecord) path(id uint64) Cgroup {
 	return c
 }
 
-func (r *whoRecord) cgroup() cgroupKey {
-	return cgroupKey{Id: r.Cgroup, Hierarchy: uint64(r.Key.Hierarchy)}
+// pending reads how many checks an entry of a cache has for its slots. Only audited ones have a who slot.
+func (c *cached) pending() (n uint64, site, who uint32, audited bool) {
+	site = uint32(c.Counted>>pendingBits) % (1 << slotBits)
+	who = uint32(c.Counted >> (pendingBits + slotBits)) // plus one
+	return c.Counted % (1 << pendingBits), site, who - 1, who != 0
 }
+
+func (r *whoRecord) cgroup() cgroupKey {
+	return cgroupKey{Id: r.Cgroup, Hierarchy: r.Key.What >> whatHierarchyShift & whatHierarchy}
+}
+
+func (r *whoRecord) kind() uint8 { return uint8(r.Key.What >> whatKindShift & whatKind) }
 
 func processOf(kind uint8, name []byte) Process {
 	switch kind {

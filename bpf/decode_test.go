@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"unsafe"
+
+	"github.com/cilium/ebpf/asm"
 )
 
 func recordOf(names string, truncated bool) *cgroupRecord {
@@ -105,8 +107,10 @@ func TestABI(t *testing.T) {
 	defined := enumsOf(t, "abi.h")
 	for name, want := range map[string]int64{
 		"CAPABILITIES": capabilities, "SYMBOL_SIZE": symbolSize, "PAGE_SLOTS": pageSlots, "PAIR_BITS": pairBits,
-		"STAT_PAGE": statPage, "SITE_PAGE": sitePage,
+		"STAT_PAGE": statPage, "CACHE_PAGE": cachePage, "SITE_PAGE": sitePage,
+		"CACHED_PER_PAGE": cachedPerPage, "PENDING_BITS": pendingBits, "SLOT_BITS": slotBits,
 		"WHAT_DENIED": whatDenied, "WHAT_USERNS": whatUserNS, "WHAT_CLASS_SHIFT": whatClassShift,
+		"WHAT_KIND_SHIFT": whatKindShift, "WHAT_KIND": whatKind, "WHAT_HIERARCHY_SHIFT": whatHierarchyShift, "WHAT_HIERARCHY": whatHierarchy,
 		"SITE_FIXED": siteFixed, "WHO_BORROWED": whoBorrowed, "WHO_FIXED": whoFixed,
 		"CLASS_UNKNOWN": classUnknown, "CLASS_NOAUDIT": classNoAudit, "CLASS_AUDITED": classAudited,
 		"KIND_FILE": kindFile, "KIND_KERNEL": kindKernel, "KIND_EXITING": kindExiting,
@@ -149,4 +153,31 @@ func enumsOf(t *testing.T, name string) map[string]int64 {
 		}
 	}
 	return defined
+}
+
+// TestFastPathStack: a function with 64 bytes on its stack or more, in steps of 16, would be given a stack in a page of its own
+// (check_max_stack_depth_subprog, kernel/bpf/verifier.c), see check in body.h.
+func TestFastPathStack(t *testing.T) {
+	const limit = 48
+	for _, s := range sources() {
+		spec, err := s.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := s.program[peekCast]
+		depth, seen := 0, 0
+		for i, ins := range spec.Programs[name].Instructions {
+			if i > 0 && ins.Symbol() != "" {
+				break // the next function
+			}
+			seen++
+			switch class := ins.OpCode.Class(); {
+			case class.IsStore() && ins.Dst == asm.R10, class.IsLoad() && ins.Src == asm.R10:
+				depth = max(depth, -int(ins.Offset))
+			}
+		}
+		if seen < 100 || depth == 0 || depth > limit {
+			t.Errorf("%s: %d bytes on the stack of a function of %d instructions, want 1 to %d", name, depth, seen, limit)
+		}
+	}
 }

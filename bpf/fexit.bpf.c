@@ -4,19 +4,23 @@
 
 #include "body.h"
 
+static __always_inline u32 what_of(u64 *ctx) { return what((void *)ctx[1], ctx[2], ctx[4]); }
+
+static __always_inline u32 told_of(u64 *ctx) { return ctx[3] & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED; }
+
 SLOW_PATH(slowly_cast, 0, true)
 
 SEC("fexit/cap_capable")
-int BPF_PROG(fexit, const struct cred *cred, struct user_namespace *target, int cap, unsigned int opts, int ret)
+int fexit(u64 *ctx)
 {
-	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, 0, true, slowly_cast);
+	return check(ctx, 0, true, slowly_cast);
 }
 
 // For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
 SLOW_PATH(slowly_probe, 0, false)
 
 SEC("fexit/cap_capable")
-int BPF_PROG(fexit_probe, const struct cred *cred, struct user_namespace *target, int cap, unsigned int opts, int ret)
+int fexit_probe(u64 *ctx)
 {
-	return check(ctx, cred, target, cap, ret, opts & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED, 0, false, slowly_probe);
+	return check(ctx, 0, false, slowly_probe);
 }

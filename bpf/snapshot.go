@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -13,8 +14,11 @@ import (
 // buffers are kept from one snapshot to the next. Each slot is summed over banks and CPUs.
 type buffers struct {
 	page        [pageSlots]uint64
-	counts      []uint64 // of a bank's pages from sitePage on
-	sites, whos []uint64 // its parts, by slot
+	cached      [cachedPerPage]cached
+	sums        []uint64 // of a bank's pages from sitePage on
+	counts      []uint64 // the greatest that each of the sums has been
+	sites, whos []uint64 // parts of counts, by slot
+	fence       atomic.Uint32
 }
 
 // A cgroupState is what is known of a cgroup that asked for something.
@@ -39,27 +43,55 @@ func (t *Tracer) Snapshot() (*Snapshot, error) {
 	return s, nil
 }
 
-// readCounters sums each slot over banks and CPUs.
+// readCounters sums each slot over banks and CPUs: what stands in its counters, and what is pending in a cache.
+//
+// What is pending moves to the counters while we read (settle in body.h): it is taken from the one before it is added to the
+// other. We read them in the same order, so what is under way is in neither, at the worst, and nothing is ever in both. So a
+// sum may be too small for once, and never too large: it counts when it exceeds what has been read before.
 func (t *Tracer) readCounters() error {
 	b, v := &t.buffers, &t.settings
+	whos := int(v.WhoPage-sitePage) * pageSlots
 	if b.counts == nil {
 		b.counts = make([]uint64, (v.BankPages-sitePage)*pageSlots)
-		whos := (v.WhoPage - sitePage) * pageSlots
+		b.sums = make([]uint64, len(b.counts))
 		b.sites, b.whos = b.counts[:whos], b.counts[whos:]
 	}
-	clear(b.counts)
-	return t.eachBank(func(first uint32) error {
+	clear(b.sums)
+	err := t.eachBank(func(first uint32) error {
 		for page := uint32(sitePage); page < v.BankPages; page++ {
 			if err := read(t.pages, pageAt(first+page), &b.page); err != nil {
 				return fmt.Errorf("read the counters: %w", err)
 			}
-			sums := b.counts[(page-sitePage)*pageSlots:]
+			sums := b.sums[(page-sitePage)*pageSlots:]
 			for slot, n := range &b.page {
 				sums[slot] += n
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	b.fence.Add(1) // arm64 may read the later first
+	err = t.eachBank(func(first uint32) error {
+		for page := uint32(cachePage); page < sitePage; page++ {
+			if err := read(t.pages, pageAt(first+page), &b.cached); err != nil {
+				return fmt.Errorf("read what is pending: %w", err)
+			}
+			for i := range b.cached {
+				n, site, who, audited := b.cached[i].pending()
+				b.sums[site] += n
+				if audited {
+					b.sums[whos+int(who)] += n
+				}
+			}
+		}
+		return nil
+	})
+	for i, sum := range b.sums {
+		b.counts[i] = max(b.counts[i], sum)
+	}
+	return err
 }
 
 // eachBank calls f with the first page of each bank of each CPU.
@@ -146,7 +178,7 @@ func (t *Tracer) workload(r *whoRecord) (WorkloadCount, error) {
 	if err != nil {
 		return WorkloadCount{}, err
 	}
-	w := WorkloadCount{Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(r.Key.Kind, r.Name[:])}
+	w := WorkloadCount{Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(r.kind(), r.Name[:])}
 	for _, site := range r.Sites {
 		if site == 0 {
 			break

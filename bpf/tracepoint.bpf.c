@@ -5,21 +5,25 @@
 
 #include "body.h"
 
+static __always_inline u32 what_of(u64 *ctx) { return what((void *)ctx[1], ctx[3], ctx[4]); }
+
+static __always_inline u32 told_of(u64 *ctx) { return CLASS_UNKNOWN; }
+
 SLOW_PATH(slowly_cast, 0, true)
 
 SEC("tp_btf/cap_capable")
-int BPF_PROG(tracepoint, const struct cred *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
+int tracepoint(u64 *ctx)
 {
-	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, true, slowly_cast);
+	return check(ctx, 0, true, slowly_cast);
 }
 
 // For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
 SLOW_PATH(slowly_probe, 0, false)
 
 SEC("tp_btf/cap_capable")
-int BPF_PROG(tracepoint_probe, const struct cred *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
+int tracepoint_probe(u64 *ctx)
 {
-	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, false, slowly_probe);
+	return check(ctx, 0, false, slowly_probe);
 }
 
 // Since 7.0 a tracepoint's programs can be preempted (its guard is srcu_fast_notrace in place of preempt_disable_notrace), and
@@ -38,7 +42,7 @@ struct {
 } marks SEC(".maps");
 
 SEC("tp_btf/cap_capable")
-int BPF_PROG(tracepoint_first, const struct cred *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
+int tracepoint_first(u64 *ctx)
 {
 	struct mark *m = bpf_task_storage_get(&marks, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	struct stat_values *st;
@@ -49,7 +53,7 @@ int BPF_PROG(tracepoint_first, const struct cred *cred, struct user_namespace *t
 			st->declined++;
 		return 0;
 	}
-	check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 0, true, slowly_cast);
+	check(ctx, 0, true, slowly_cast);
 	m->counted = 1; // last: an interrupt that asks in between is then counted, and by the second
 	return 0;
 }
@@ -57,7 +61,7 @@ int BPF_PROG(tracepoint_first, const struct cred *cred, struct user_namespace *t
 SLOW_PATH(slowly_second, 1, true)
 
 SEC("tp_btf/cap_capable")
-int BPF_PROG(tracepoint_second, const struct cred *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
+int tracepoint_second(u64 *ctx)
 {
 	struct mark *m = bpf_task_storage_get(&marks, bpf_get_current_task_btf(), 0, 0);
 	struct stat_values *st;
@@ -69,5 +73,5 @@ int BPF_PROG(tracepoint_second, const struct cred *cred, struct user_namespace *
 	st = my_stats(1);
 	if (st)
 		st->second++;
-	return check(ctx, cred, target, cap, ret, CLASS_UNKNOWN, 1, true, slowly_second);
+	return check(ctx, 1, true, slowly_second);
 }

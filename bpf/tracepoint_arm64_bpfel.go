@@ -31,6 +31,20 @@ type tracepointAnnouncement struct {
 	_         [4]byte
 }
 
+type tracepointCached struct {
+	_       structs.HostLayout
+	Asker   uint64
+	Counted uint64
+	Cgroup  uint64
+	File    uint64
+	Name    uint64
+	What    uint64
+	Epoch   uint32
+	Tick    uint32
+	Module  uint32
+	Unused  uint32
+}
+
 type tracepointCgroupKey struct {
 	_         structs.HostLayout
 	Id        uint64
@@ -56,7 +70,7 @@ type tracepointLayout struct {
 type tracepointPage struct {
 	_     structs.HostLayout
 	Stats tracepointStatValues
-	_     [4056]byte
+	_     [4048]byte
 }
 
 type tracepointPair struct {
@@ -115,19 +129,17 @@ type tracepointStatValues struct {
 	Lost     uint64
 	Withheld uint64
 	Unwinds  uint64
+	Slow     uint64
 	Declined uint64
 	Second   uint64
 }
 
 type tracepointWhoKey struct {
-	_         structs.HostLayout
-	Cgroup    uint64
-	File      uint64
-	Name      uint64
-	What      uint16
-	Kind      uint8
-	Hierarchy uint8
-	Unused    uint32
+	_      structs.HostLayout
+	Cgroup uint64
+	File   uint64
+	Name   uint64
+	What   uint64
 }
 
 type tracepointWhoRecord struct {

@@ -45,22 +45,33 @@ static __always_inline u64 serial_of(struct css_set *set, bool cast)
 	return css->serial_nr;
 }
 
+static __always_inline u32 kind_of(u32 what) { return what >> WHAT_KIND_SHIFT & WHAT_KIND; }
+
+static __always_inline u32 hierarchy_of(u32 what) { return what >> WHAT_HIERARCHY_SHIFT & WHAT_HIERARCHY; }
+
+static __noinline u64 exe_inode(void)
+{
+	struct mm_struct *mm = bpf_get_current_task_btf()->mm;
+	struct file *exe = mm ? mm->exe_file : NULL;
+
+	return exe ? exe->f_inode->i_ino | (u64)exe->f_inode->i_generation << 32 : 0;
+}
+
 static __always_inline void fill_key(struct who_key *key, struct task_struct *task, u32 what, bool cast)
 {
 	struct mm_struct *mm = task->mm;
 	struct dentry *dentry;
 	struct file *exe;
 
-	key->what = what;
+	key->what = what | settings.hierarchy << WHAT_HIERARCHY_SHIFT;
 	key->cgroup = serial_of(task->cgroups, cast);
-	key->hierarchy = settings.hierarchy;
 	if (task->flags & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
-		key->kind = KIND_KERNEL;
+		key->what |= KIND_KERNEL << WHAT_KIND_SHIFT;
 		return;
 	}
 	exe = mm ? mm->exe_file : NULL;
 	if (!exe) {
-		key->kind = KIND_EXITING;
+		key->what |= KIND_EXITING << WHAT_KIND_SHIFT;
 		return;
 	}
 	dentry = exe->f_path.dentry;
@@ -68,7 +79,7 @@ static __always_inline void fill_key(struct who_key *key, struct task_struct *ta
 	key->file = word(exe, FIELD_OFFSET(exe->f_path.dentry), cast);
 	key->name = word(dentry, FIELD_OFFSET(dentry->d_name.hash_len), cast);
 	if (!(u32)key->name) /* d_alloc_pseudo() is given a name without a hash */
-		key->file = exe->f_inode->i_ino | (u64)exe->f_inode->i_generation << 32;
+		key->file = exe_inode();
 }
 
 /* borrowed tells whether a check is made with the rights of another than the task. A different pointer alone says nothing:
@@ -161,7 +172,7 @@ GLOBAL u64 name_cgroup(u32 hierarchy, u32 bank)
 
 /* announce tells user space of a new key or of a denial, the latter a few times in each window. A full ring is counted and
  * loses no name: those stand in the maps. */
-static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fresh, u32 bank)
+static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank)
 {
 	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
 	struct task_struct *task = bpf_get_current_task_btf();
@@ -172,7 +183,7 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 
 	if (!r || !st)
 		return 0;
-	if (key->what & WHAT_DENIED) {
+	if (what & WHAT_DENIED) {
 		if (r->burst_window != window) {
 			r->burst_window = window;
 			r->burst = 0;
@@ -183,7 +194,7 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 		}
 		r->burst++;
 	}
-	cgroup = name_cgroup(key->hierarchy, bank);
+	cgroup = name_cgroup(hierarchy_of(what), bank);
 	a = bpf_ringbuf_reserve(&ring, sizeof(*a), 0);
 	if (!a) {
 		st->lost++;
@@ -191,7 +202,7 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 	}
 	a->time = bpf_ktime_get_boot_ns();
 	a->cgroup = cgroup;
-	a->hierarchy = key->hierarchy;
+	a->hierarchy = hierarchy_of(what);
 	a->syscall = -1;
 	if (has_pt_regs) {
 #if defined(__TARGET_ARCH_x86)
@@ -211,10 +222,10 @@ static __noinline int announce(struct who_key *key, u32 slot, u32 site, u32 fres
 	a->uid = task->real_cred->uid.val;
 	a->site = site;
 	a->slot = slot;
-	a->what = key->what;
-	a->kind = key->kind;
+	a->what = what & WHAT_WHO;
+	a->kind = kind_of(what);
 	a->fresh = fresh;
-	name_process(a->name, key->kind);
+	name_process(a->name, kind_of(what));
 	bpf_ringbuf_submit(a, 0);
 	return 0;
 }
@@ -259,8 +270,8 @@ static __noinline u32 who_slot(struct who_key *key, u32 bank)
 	for (i = 0; i < WHO_SITES; i++)
 		r->sites[i] = 0;
 	r->burst_window = r->burst = 0;
-	name_process(r->name, key->kind);
-	r->cgroup = name_cgroup(key->hierarchy, bank);
+	name_process(r->name, kind_of(key->what));
+	r->cgroup = name_cgroup(hierarchy_of(key->what), bank);
 	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST))
 		return slot | FRESH;
 	/* Another CPU was faster: its slot counts. */
