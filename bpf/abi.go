@@ -4,6 +4,7 @@ package bpf
 type (
 	announcementRecord = tracepointAnnouncement
 	cached             = tracepointCached
+	cachePageValues    = tracepointCachePage
 	cgroupKey          = tracepointCgroupKey
 	cgroupRecord       = tracepointCgroupRecord
 	layout             = tracepointLayout
@@ -18,16 +19,15 @@ type (
 
 // The numbers of abi.h. TestABI compares them with the object's BTF.
 const (
-	capabilities  = 64
-	symbolSize    = 128
-	pageSlots     = 512
-	statPage      = 0
-	cachePage     = 1
-	sitePage      = 5
-	cachedPerPage = 64
-	pendingBits   = 20
-	slotBits      = 22
-	pairBits      = 7
+	capabilities = 64
+	symbolSize   = 128
+	pageSlots    = 512
+	statPage     = 0
+	cachePage    = 1
+	sitePage     = 5
+	pendingBits  = 20
+	slotBits     = 22
+	pairBits     = 7
 
 	whatDenied         = 1 << 6
 	whatUserNS         = 1 << 7

@@ -113,8 +113,7 @@ struct site_record {
  * plain array over all CPUs, not a per-CPU one: the address of an element is then known without a load, and user space reads
  * the counters without a system call. */
 enum {
-	CACHED_BITS = 6,
-	CACHED_PER_PAGE = 1 << CACHED_BITS,
+	CACHED_PER_PAGE = 62,
 	PENDING_BITS = 20, /* of struct cached's counted */
 	SLOT_BITS = 22,
 	STAT_PAGE = 0,
@@ -145,6 +144,24 @@ struct cached {
 	u32 epoch, tick;
 	u32 module;
 	u32 unused;
+};
+
+/* Who asked last on this CPU, by what stands in its struct task_struct alone. As long as the same task goes on without giving
+ * up the CPU, its key is the same, and the way to its cgroup and to its executable's name need not be gone again: those are
+ * most of the pages that a check touches. A name or cgroup that somebody changes under a task that is running shows at its next
+ * turn, or within a second. */
+struct turn {
+	u64 task, start, switches, exec_id;
+	u64 mm, css_set;
+	u64 cgroup, file, name, what; /* as in struct who_key; of what, who asked alone */
+	u64 tick;
+	u64 unused[5];
+};
+
+/* One page of a CPU's cache. */
+struct cache_page {
+	struct turn turn;
+	struct cached cached[CACHED_PER_PAGE];
 };
 
 /* A layout says where cap_capable's return address stands above ctx, in bytes. */

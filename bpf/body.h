@@ -5,23 +5,61 @@
 #include "site.h"
 #include "who.h"
 
-/* cache_entry is where a check's slots are cached, if they are. Which page it is depends on the kernel function alone, and what
- * is hashed of who asked is had before the last of it is loaded: the processor need not wait for one to begin with the other. */
-static __always_inline struct cached *cache_entry(u64 asker, const struct who_key *who, u32 mark, u32 bank)
+/* cache_of is the page of the cache that a check belongs to. It depends on what is asked alone. */
+static __always_inline struct cache_page *cache_of(u64 asker, u32 mark, u32 bank, u64 *hash)
 {
-	u64 h = (asker ^ (u64)mark << 32) * 0x9E3779B97F4A7C15ull;
-	u64 i = (h ^ who->file ^ who->cgroup << 32) * 0xC2B2AE3D27D4EB4Full;
-	struct page *p = my_page(bank, CACHE_PAGE + (h >> (64 - CACHE_PAGE_BITS)));
+	struct page *p;
 
-	return p ? &p->cached[i >> (64 - CACHED_BITS)] : NULL;
+	*hash = (asker ^ (u64)mark << 32) * 0x9E3779B97F4A7C15ull;
+	p = my_page(bank, CACHE_PAGE + (*hash >> (64 - CACHE_PAGE_BITS)));
+	return p ? &p->cache : NULL;
 }
 
-static __always_inline bool cached(const struct cached *c, u64 asker, const struct who_key *who, u32 mark)
+/* cache_entry is where a check's slots are cached, if they are. */
+static __always_inline struct cached *cache_entry(struct cache_page *p, u64 hash, u64 cgroup, u64 file)
+{
+	hash = (hash ^ file ^ cgroup << 32) * 0xC2B2AE3D27D4EB4Full >> 58;
+	asm volatile("" : "+r"(hash)); /* else the comparison is made before the shift, and the verifier learns nothing */
+	if (hash >= CACHED_PER_PAGE)
+		hash -= CACHED_PER_PAGE;
+	return &p->cached[hash];
+}
+
+static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 file, u64 name)
 {
 	if (c->asker != asker || c->what != mark || (c->module && settings.tick - c->tick > MODULE_TRUST))
 		return false;
 	return (mark & WHAT_SITE) >> WHAT_CLASS_SHIFT != CLASS_AUDITED ||
-	       (c->epoch == settings.epoch && c->cgroup == who->cgroup && c->file == who->file && c->name == who->name);
+	       (c->epoch == settings.epoch && c->cgroup == cgroup && c->file == file && c->name == name);
+}
+
+static __always_inline bool same_turn(const struct turn *t, struct task_struct *task)
+{
+	return t->switches == task->nvcsw + task->nivcsw && t->task == (u64)task && t->start == task->start_time &&
+	       t->exec_id == task->self_exec_id && t->mm == (u64)task->mm && t->css_set == (u64)task->cgroups &&
+	       t->tick == settings.tick;
+}
+
+static __always_inline int take_turn(struct turn *t, bool cast)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct who_key who = {};
+
+	/* First, and never the count of a turn that had not begun when the rest was read: where programs are preemptible, a turn
+	 * may end right here. */
+	t->switches = task->nvcsw + task->nivcsw;
+	t->task = (u64)task;
+	t->start = task->start_time;
+	t->exec_id = task->self_exec_id;
+	t->mm = (u64)task->mm;
+	t->css_set = (u64)task->cgroups;
+	t->tick = settings.tick;
+	fill_key(&who, task, 0, cast);
+	t->cgroup = who.cgroup;
+	t->file = who.file;
+	t->name = who.name;
+	t->what = who.what;
+	return 0;
 }
 
 static __always_inline u32 site_of(u64 counted) { return counted >> PENDING_BITS & ((1 << SLOT_BITS) - 1); }
@@ -120,6 +158,8 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, bool cast)
 	struct site_key site = {};
 	struct who_key who = {};
 	struct cached *c;
+	struct cache_page *p;
+	u64 hash;
 
 	if (!s)
 		return 0;
@@ -139,10 +179,11 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, bool cast)
 		if (cred != own && borrowed(cred, own))
 			mark |= CACHED_BORROWED;
 	}
-	c = cache_entry(site.asker, &who, mark, bank);
-	if (!c)
+	p = cache_of(site.asker, site.what, bank, &hash);
+	if (!p)
 		return 0;
-	if (!cached(c, site.asker, &who, mark))
+	c = cache_entry(p, hash, who.cgroup, who.file);
+	if (!cached(c, site.asker, mark, who.cgroup, who.file, who.name))
 		fresh = fill_cache(c, &site, &who, mark, bank);
 	else if (pending(c->counted) >= settings.confirm_every)
 		settle(c, c->counted & ~(u64)pending(~0ull), bank);
@@ -150,42 +191,50 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, bool cast)
 }
 
 typedef int slow_path(u64 *ctx, bool due);
+typedef int turn_path(struct turn *t);
 
-/* SLOW_PATH puts slowly in a function of its own, out of the way of the fast path. */
-#define SLOW_PATH(name, bank, cast)                                                                \
-	static __noinline int name(u64 *ctx, bool due)                                               \
-	{                                                                                            \
-		return slowly(ctx, due, bank, cast);                                                 \
-	}
+/* OTHER_PATHS puts what is not the fast path in functions of their own, out of its way. */
+#define OTHER_PATHS(kind, bank, cast)                                                              \
+	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, cast); } \
+	static __noinline int turn_##kind(struct turn *t) { return t ? take_turn(t, cast) : 0; }
+
+#define CHECK(ctx, kind, bank, cast) check(ctx, bank, cast, slowly_##kind, turn_##kind)
 
 /* check counts one check.
  *
  * It is the fast path, and is to keep less than 64 bytes on its stack. From there on the kernel gives a function a stack of its
  * own, in one more page (bpf_enable_priv_stack, since 6.13). TestFastPathStack looks. */
-static __always_inline int check(u64 *ctx, u32 bank, bool cast, slow_path *slow)
+static __always_inline int check(u64 *ctx, u32 bank, bool cast, slow_path *slow, turn_path *turn)
 {
+	u64 asker, hash, cgroup = 0, file = 0, name = 0;
 	u32 mark = what_of(ctx), class;
-	struct who_key who = {};
 	struct task_struct *task;
 	struct cached *c;
-	u64 asker;
+	struct cache_page *p;
 
 	class = peek(ctx, &asker, cast);
 	if (class == CLASS_UNKNOWN)
 		return slow(ctx, false);
 	if (told_of(ctx))
 		class = told_of(ctx);
+	mark |= class << WHAT_CLASS_SHIFT;
+	p = cache_of(asker, mark, bank, &hash);
+	if (!p)
+		return 0;
+	mark |= CACHED_SET;
 	if (class == CLASS_AUDITED) {
 		task = bpf_get_current_task_btf();
 		if (cred_of(ctx) != task->real_cred)
 			return slow(ctx, false); /* which sees whether they are borrowed */
-		fill_key(&who, task, mark, cast);
-		mark = who.what;
+		if (!same_turn(&p->turn, task))
+			turn(&p->turn);
+		cgroup = p->turn.cgroup;
+		file = p->turn.file;
+		name = p->turn.name;
+		mark |= p->turn.what;
 	}
-	mark |= class << WHAT_CLASS_SHIFT | CACHED_SET;
-	asm volatile("" : "+r"(mark)); /* one value to keep, and not also what it was made of */
-	c = cache_entry(asker, &who, mark, bank);
-	if (!c || !cached(c, asker, &who, mark))
+	c = cache_entry(p, hash, cgroup, file);
+	if (!cached(c, asker, mark, cgroup, file, name))
 		return slow(ctx, false);
 	if (pending(c->counted) >= settings.confirm_every)
 		return slow(ctx, true);

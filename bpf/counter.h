@@ -64,7 +64,7 @@ enum {
 struct page {
 	union {
 		struct stat_values stats;
-		struct cached cached[CACHED_PER_PAGE];
+		struct cache_page cache;
 		u64 count[PAGE_SLOTS];
 	};
 };

@@ -108,7 +108,7 @@ func TestABI(t *testing.T) {
 	for name, want := range map[string]int64{
 		"CAPABILITIES": capabilities, "SYMBOL_SIZE": symbolSize, "PAGE_SLOTS": pageSlots, "PAIR_BITS": pairBits,
 		"STAT_PAGE": statPage, "CACHE_PAGE": cachePage, "SITE_PAGE": sitePage,
-		"CACHED_PER_PAGE": cachedPerPage, "PENDING_BITS": pendingBits, "SLOT_BITS": slotBits,
+		"PENDING_BITS": pendingBits, "SLOT_BITS": slotBits,
 		"WHAT_DENIED": whatDenied, "WHAT_USERNS": whatUserNS, "WHAT_CLASS_SHIFT": whatClassShift,
 		"WHAT_KIND_SHIFT": whatKindShift, "WHAT_KIND": whatKind, "WHAT_HIERARCHY_SHIFT": whatHierarchyShift, "WHAT_HIERARCHY": whatHierarchy,
 		"SITE_FIXED": siteFixed, "WHO_BORROWED": whoBorrowed, "WHO_FIXED": whoFixed,

@@ -8,19 +8,19 @@ static __always_inline u32 what_of(u64 *ctx) { return what((void *)ctx[1], ctx[2
 
 static __always_inline u32 told_of(u64 *ctx) { return ctx[3] & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED; }
 
-SLOW_PATH(slowly_cast, 0, true)
+OTHER_PATHS(cast, 0, true)
 
 SEC("fexit/cap_capable")
 int fexit(u64 *ctx)
 {
-	return check(ctx, 0, true, slowly_cast);
+	return CHECK(ctx, cast, 0, true);
 }
 
 // For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
-SLOW_PATH(slowly_probe, 0, false)
+OTHER_PATHS(probe, 0, false)
 
 SEC("fexit/cap_capable")
 int fexit_probe(u64 *ctx)
 {
-	return check(ctx, 0, false, slowly_probe);
+	return CHECK(ctx, probe, 0, false);
 }

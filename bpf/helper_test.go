@@ -21,6 +21,7 @@ func helpers() map[string]func(args []string) error {
 		"access":      askAccess,
 		"thread":      askInThread,
 		"iouring":     openInWorker,
+		"turns":       askInTurns,
 	}
 }
 

@@ -95,6 +95,9 @@ struct task_struct {
 	struct mm_struct *mm;
 	struct css_set *cgroups;
 	const struct cred *real_cred;
+	unsigned long nvcsw, nivcsw; /* how often it gave up the CPU, and had to */
+	u64 start_time;
+	u64 self_exec_id; /* grows at each execve(2) */
 } __core;
 
 /* Any array of words behind one pointer will do for the cast in word(); this one is in every kernel that has tp_btf. */

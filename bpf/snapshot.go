@@ -14,7 +14,7 @@ import (
 // buffers are kept from one snapshot to the next. Each slot is summed over banks and CPUs.
 type buffers struct {
 	page        [pageSlots]uint64
-	cached      [cachedPerPage]cached
+	cache       cachePageValues
 	sums        []uint64 // of a bank's pages from sitePage on
 	counts      []uint64 // the greatest that each of the sums has been
 	sites, whos []uint64 // parts of counts, by slot
@@ -75,11 +75,11 @@ func (t *Tracer) readCounters() error {
 	b.fence.Add(1) // arm64 may read the later first
 	err = t.eachBank(func(first uint32) error {
 		for page := uint32(cachePage); page < sitePage; page++ {
-			if err := read(t.pages, pageAt(first+page), &b.cached); err != nil {
+			if err := read(t.pages, pageAt(first+page), &b.cache); err != nil {
 				return fmt.Errorf("read what is pending: %w", err)
 			}
-			for i := range b.cached {
-				n, site, who, audited := b.cached[i].pending()
+			for i := range b.cache.Cached {
+				n, site, who, audited := b.cache.Cached[i].pending()
 				b.sums[site] += n
 				if audited {
 					b.sums[whos+int(who)] += n

@@ -9,21 +9,21 @@ static __always_inline u32 what_of(u64 *ctx) { return what((void *)ctx[1], ctx[3
 
 static __always_inline u32 told_of(u64 *ctx) { return CLASS_UNKNOWN; }
 
-SLOW_PATH(slowly_cast, 0, true)
+OTHER_PATHS(cast, 0, true)
 
 SEC("tp_btf/cap_capable")
 int tracepoint(u64 *ctx)
 {
-	return check(ctx, 0, true, slowly_cast);
+	return CHECK(ctx, cast, 0, true);
 }
 
 // For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
-SLOW_PATH(slowly_probe, 0, false)
+OTHER_PATHS(probe, 0, false)
 
 SEC("tp_btf/cap_capable")
 int tracepoint_probe(u64 *ctx)
 {
-	return check(ctx, 0, false, slowly_probe);
+	return CHECK(ctx, probe, 0, false);
 }
 
 // Since 7.0 a tracepoint's programs can be preempted (its guard is srcu_fast_notrace in place of preempt_disable_notrace), and
@@ -53,12 +53,12 @@ int tracepoint_first(u64 *ctx)
 			st->declined++;
 		return 0;
 	}
-	check(ctx, 0, true, slowly_cast);
+	CHECK(ctx, cast, 0, true);
 	m->counted = 1; // last: an interrupt that asks in between is then counted, and by the second
 	return 0;
 }
 
-SLOW_PATH(slowly_second, 1, true)
+OTHER_PATHS(second, 1, true)
 
 SEC("tp_btf/cap_capable")
 int tracepoint_second(u64 *ctx)
@@ -73,5 +73,5 @@ int tracepoint_second(u64 *ctx)
 	st = my_stats(1);
 	if (st)
 		st->second++;
-	return check(ctx, 1, true, slowly_second);
+	return CHECK(ctx, second, 1, true);
 }

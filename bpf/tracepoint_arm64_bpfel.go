@@ -31,6 +31,26 @@ type tracepointAnnouncement struct {
 	_         [4]byte
 }
 
+type tracepointCachePage struct {
+	_    structs.HostLayout
+	Turn struct {
+		_        structs.HostLayout
+		Task     uint64
+		Start    uint64
+		Switches uint64
+		ExecId   uint64
+		Mm       uint64
+		CssSet   uint64
+		Cgroup   uint64
+		File     uint64
+		Name     uint64
+		What     uint64
+		Tick     uint64
+		Unused   [5]uint64
+	}
+	Cached [62]tracepointCached
+}
+
 type tracepointCached struct {
 	_       structs.HostLayout
 	Asker   uint64
