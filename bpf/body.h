@@ -20,8 +20,8 @@ static __always_inline struct cached *cache_entry(struct cache_page *p, u64 hash
 {
 	hash = (hash ^ file ^ cgroup << 32) * 0xC2B2AE3D27D4EB4Full >> 58;
 	asm volatile("" : "+r"(hash)); /* else the comparison is made before the shift, and the verifier learns nothing */
-	if (hash >= CACHED_PER_PAGE)
-		hash -= CACHED_PER_PAGE;
+	if (hash >= CACHED_PER_PAGE) /* the last two, of 64 */
+		hash &= 1;
 	return &p->cached[hash];
 }
 

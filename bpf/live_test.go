@@ -12,11 +12,13 @@ import (
 	"testing"
 )
 
-// openLive opens a tracer on this machine's kernel.
+// openLive opens a tracer on this machine's kernel, with what the exporter has and no more.
 func openLive(t *testing.T, opts Options) *Tracer {
 	t.Helper()
 	needsRoot(t)
-	tr, err := Open(opts)
+	var tr *Tracer
+	var err error
+	asExporter(t, func() { tr, err = Open(opts) })
 	if err != nil {
 		t.Fatal(err)
 	}
