@@ -28,7 +28,8 @@ TEST_PACKAGES += iputils-ping        # ping: CAP_NET_RAW by a real program
 TEST_PACKAGES += procps              # ps, kill
 TEST_PACKAGES += strace              # the exporter's system calls, to hold against the unit's filter
 TEST_PACKAGES += chromium            # the landing page, as a browser shows it
-TEST_PACKAGES += qemu-system-x86 busybox-static cpio # the guests of test-vm
+TEST_PACKAGES += qemu-system-x86 qemu-system-arm # the guests of test-vm
+TEST_PACKAGES += busybox-static cpio zstd # what they consist of
 TEST_PACKAGES += ca-certificates     # Go's module downloads
 
 # Programs that are unpacked for the tests, and never installed (.tools/unpack).
@@ -87,17 +88,12 @@ fuzz: ## Run each fuzz target for FUZZTIME
 bench: ## Measure what a check costs, as root on an idle machine
 	go test ./bpf -run '^TestCost$$' -cost -count=1 -timeout 60m -v
 
-# Guests under emulation, for what the machine's own kernel may refuse: fexit, and somebody else's fexit beside us. A test that
-# is skipped there as a whole is a failure.
+# Guests under emulation: other kernels, another architecture, and what the machine's own kernel may refuse (fexit, and somebody
+# else's fexit beside us). What is skipped there is a failure.
 .PHONY: test-vm
-test-vm: ## Run some of bpf's live tests on Debian's kernels, in qemu
-	CGO_ENABLED=0 go test -c -o $(BUILD)/bpf.test ./bpf
-	for run in 7:'Rows|UserNamespace|SecondProgram|ForeignFexit|Idle|Preempt' 6.12:'Rows|UserNamespace|Idle|SeriesEnd|HostileNames'; do \
-		bpf/vm/fetch "$${run%%:*}"; \
-		echo "Debian's kernel $${run%%:*}:"; \
-		bpf/vm/boot "$${run%%:*}" $(BUILD)/bpf.test -test.v -test.run "$${run#*:}" | grep -v '=== RUN' | tee $(BUILD)/vm.log; \
-		if grep '^--- SKIP' $(BUILD)/vm.log; then echo 'skipped, where it could run'; exit 1; fi; \
-	done
+test-vm: ## Run bpf's live tests on Debian's kernels, in qemu, and print a table
+	for arch in amd64 arm64; do CGO_ENABLED=0 GOARCH=$$arch go test -c -o $(BUILD)/bpf-$$arch.test ./bpf || exit; done
+	bpf/vm/matrix
 
 # bpf2go's headers are those that the pinned cilium/ebpf ships.
 .PHONY: generate

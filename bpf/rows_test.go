@@ -26,7 +26,10 @@ type row struct {
 	// What the call returns. The kernel often looks at the capability before all else, so that an error other than EPERM
 	// shows that it was granted, and nothing is changed.
 	withErr, withoutErr error
-	skip                func(*testing.T, *Tracer) // where the kernel does not ask, or nobody can see it
+	skip                func(*testing.T) // where the kernel does not ask
+	fallback            bool             // some kernels ask for CAP_SYS_ADMIN once that was denied, others do not
+	// The compiler may have inlined cap_capable into the caller, and then fexit does not see it (Debian's 5.10 to 6.12).
+	inlined bool
 }
 
 // A want is one check that each call makes.
@@ -128,7 +131,7 @@ func rows() []row {
 		}, "path_mount"),
 		{
 			name: "bpfmap",
-			skip: func(t *testing.T, _ *Tracer) {
+			skip: func(t *testing.T) {
 				if v, err := os.ReadFile("/proc/sys/kernel/unprivileged_bpf_disabled"); err == nil && v[0] == '0' {
 					t.Skip("kernel.unprivileged_bpf_disabled is 0: anybody may make this map, and nothing is asked")
 				}
@@ -148,7 +151,7 @@ func rows() []row {
 		},
 		{
 			name: "perfevent",
-			skip: func(t *testing.T, _ *Tracer) {
+			skip: func(t *testing.T) {
 				if v, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid"); err == nil && v[0] > '2' {
 					t.Skip("kernel.perf_event_paranoid is above 2: Debian's kernels then ask for CAP_SYS_ADMIN first")
 				}
@@ -163,7 +166,7 @@ func rows() []row {
 			withoutErr: unix.EACCES,
 		},
 		one(cap.SYSLOG, row{
-			name: "syslog",
+			name: "syslog", fallback: true,
 			call: func(string, int) error { _, err := unix.Klogctl(9, nil); return err }, // SYSLOG_ACTION_SIZE_UNREAD
 		}, "check_syslog_permissions", "do_syslog"),
 		one(cap.MKNOD, row{
@@ -191,11 +194,7 @@ func rows() []row {
 				return unix.Capset(&header, &data[0])
 			},
 			withoutErr: errNone, // asked, needed or not
-			skip: func(t *testing.T, tr *Tracer) {
-				if tr.Info().Source == SourceFexit {
-					t.Skip("fexit cannot see the checks of a caller that cap_capable was inlined into, as it is into cap_capset on Debian's 5.10 to 6.12")
-				}
-			},
+			inlined:    true,
 		}, "security_capset", "sys_capset"),
 		{
 			name: "seccomp",
@@ -278,6 +277,7 @@ func makeRow(args []string) error {
 // TestRows makes each system call of the table, with and without its capability, and finds exactly its checks.
 func TestRows(t *testing.T) {
 	tr := openLive(t, Options{})
+	t.Log("the source is", tr.Info().Source)
 	const n = 7
 	for _, r := range rows() {
 		for _, v := range []struct {
@@ -286,7 +286,7 @@ func TestRows(t *testing.T) {
 		}{{"with", r.with}, {"without", r.without}} {
 			t.Run(r.name+"/"+v.name, func(t *testing.T) {
 				if r.skip != nil {
-					r.skip(t, tr)
+					r.skip(t)
 				}
 				name := r.name + "-" + v.name
 				path := executable(t, name)
@@ -315,6 +315,13 @@ func TestRows(t *testing.T) {
 					}
 				}
 				got := by(s, name)
+				if r.inlined && tr.Info().Source == SourceFexit && len(got) == 0 {
+					t.Log("unseen: fexit does not see the checks of a caller that cap_capable was inlined into")
+					return
+				}
+				if r.fallback && got["21 denied host"] != 0 {
+					asked["21 denied host"] = n
+				}
 				if asked["8 denied host"]+asked["8 granted host"] == 0 {
 					// The helper's own capset(2), once for each of its threads.
 					delete(got, "8 granted host")
