@@ -22,6 +22,7 @@ func helpers() map[string]func(args []string) error {
 		"thread":      askInThread,
 		"iouring":     openInWorker,
 		"turns":       askInTurns,
+		"broad":       broadCalls,
 	}
 }
 

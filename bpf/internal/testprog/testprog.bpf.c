@@ -73,14 +73,14 @@ struct user_namespace {
 struct sighting {
 	__u64 tgid;
 	__s32 cap, ret, level, depth;
+	__u32 opts; // only of the program `opts`
+	__u32 unused;
 	__u64 stack[FRAMES];
 };
 
 struct sighting *unused_sighting __attribute__((unused));
 
-// The independent witness: each check with its whole stack. What it means is told in Go, with the names of /proc/kallsyms.
-SEC("tp_btf/cap_capable")
-int BPF_PROG(witness, const void *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
+static __always_inline int sight(void *ctx, struct user_namespace *target, int cap, __u32 opts, int ret)
 {
 	struct sighting *s = bpf_ringbuf_reserve(&sightings, sizeof(*s), 0);
 	long n;
@@ -94,8 +94,24 @@ int BPF_PROG(witness, const void *cred, struct user_namespace *target, const voi
 	s->cap = cap;
 	s->ret = ret;
 	s->level = target->level;
+	s->opts = opts;
 	n = bpf_get_stack(ctx, s->stack, sizeof(s->stack), 0);
 	s->depth = n > 0 ? n / 8 : 0;
 	bpf_ringbuf_submit(s, 0);
 	return 0;
+}
+
+// The independent witness: each check with its whole stack. What it means is told in Go, with the names of /proc/kallsyms.
+SEC("tp_btf/cap_capable")
+int BPF_PROG(witness, const void *cred, struct user_namespace *target, const void *capable_ns, int cap, int ret)
+{
+	return sight(ctx, target, cap, 0, ret);
+}
+
+// A witness that is told whether a check is audited. It stands before the function, so it leaves the tracepoint's stack alone
+// and does not know the answer.
+SEC("fentry/cap_capable")
+int BPF_PROG(opts, const void *cred, struct user_namespace *target, int cap, unsigned int opts)
+{
+	return sight(ctx, target, cap, opts, 0);
 }

@@ -18,6 +18,7 @@ type Sighting = testprogSighting
 const (
 	Empty        = "empty"
 	ForeignFexit = "foreign_fexit"
+	Opts         = "opts"
 	RecordEach   = "record_each"
 	Witness      = "witness"
 )

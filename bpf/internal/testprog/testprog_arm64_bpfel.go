@@ -25,13 +25,15 @@ type testprogRecord struct {
 }
 
 type testprogSighting struct {
-	_     structs.HostLayout
-	Tgid  uint64
-	Cap   int32
-	Ret   int32
-	Level int32
-	Depth int32
-	Stack [24]uint64
+	_      structs.HostLayout
+	Tgid   uint64
+	Cap    int32
+	Ret    int32
+	Level  int32
+	Depth  int32
+	Opts   uint32
+	Unused uint32
+	Stack  [24]uint64
 }
 
 // Names of all BPF objects in the ELF.
@@ -42,6 +44,7 @@ const (
 	testprogMapSightings      = "sightings"
 	testprogProgEmpty         = "empty"
 	testprogProgForeignFexit  = "foreign_fexit"
+	testprogProgOpts          = "opts"
 	testprogProgRecordEach    = "record_each"
 	testprogProgWitness       = "witness"
 	testprogVarRecordsLost    = "records_lost"
@@ -95,6 +98,7 @@ type testprogSpecs struct {
 type testprogProgramSpecs struct {
 	Empty        *ebpf.ProgramSpec `ebpf:"empty"`
 	ForeignFexit *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
+	Opts         *ebpf.ProgramSpec `ebpf:"opts"`
 	RecordEach   *ebpf.ProgramSpec `ebpf:"record_each"`
 	Witness      *ebpf.ProgramSpec `ebpf:"witness"`
 }
@@ -166,6 +170,7 @@ type testprogVariables struct {
 type testprogPrograms struct {
 	Empty        *ebpf.Program `ebpf:"empty"`
 	ForeignFexit *ebpf.Program `ebpf:"foreign_fexit"`
+	Opts         *ebpf.Program `ebpf:"opts"`
 	RecordEach   *ebpf.Program `ebpf:"record_each"`
 	Witness      *ebpf.Program `ebpf:"witness"`
 }
@@ -174,6 +179,7 @@ func (p *testprogPrograms) Close() error {
 	return _TestprogClose(
 		p.Empty,
 		p.ForeignFexit,
+		p.Opts,
 		p.RecordEach,
 		p.Witness,
 	)
