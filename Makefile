@@ -91,8 +91,12 @@ bench: ## Measure what a check costs, as root on an idle machine
 # Guests under emulation: other kernels, another architecture, and what the machine's own kernel may refuse (fexit, and somebody
 # else's fexit beside us). What is skipped there is a failure.
 .PHONY: test-vm
-test-vm: ## Run bpf's live tests on Debian's kernels, in qemu, and print a table
-	for arch in amd64 arm64; do CGO_ENABLED=0 GOARCH=$$arch go test -c -o $(BUILD)/bpf-$$arch.test ./bpf || exit; done
+test-vm: ## Run the live tests on Debian's kernels, in qemu, and print a table
+	for arch in amd64 arm64; do \
+		export CGO_ENABLED=0 GOARCH=$$arch; \
+		for package in bpf exporter; do go test -c -o $(BUILD)/$$arch/$$package.test ./$$package || exit; done; \
+		go build -o $(BUILD)/$$arch/capability_exporter ./exporter || exit; \
+	done
 	bpf/vm/matrix
 
 # bpf2go's headers are those that the pinned cilium/ebpf ships.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -152,7 +153,7 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 		Programs: ebpf.ProgramOptions{KernelTypes: f.kernel},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load the BPF objects: %w", err)
+		return nil, explainLockdown(fmt.Errorf("load the BPF objects: %w", err))
 	}
 	o := &objects{collection: c}
 	for _, name := range names {
@@ -247,6 +248,24 @@ func (o *objects) attach() error {
 	return nil
 }
 
+// errLockdown is the cause of a Refusal by kernel lockdown.
+var errLockdown = errors.New("kernel lockdown is at confidentiality, which keeps BPF programs from reading kernel memory (LOCKDOWN_BPF_READ_KERNEL); boot with lockdown=integrity or without")
+
+// explainLockdown puts errLockdown before the verifier's error where lockdown caused it: to CAP_PERFMON the kernel denies the
+// helpers that read its memory for no other reason (bpf_base_func_proto, kernel/bpf/helpers.c).
+func explainLockdown(err error) error {
+	var refused *ebpf.VerifierError
+	if !errors.As(err, &refused) {
+		return err
+	}
+	for _, line := range refused.Log {
+		if strings.Contains(line, "bpf_probe_read") && (strings.Contains(line, "cannot use helper") || strings.Contains(line, "unknown func")) {
+			return fmt.Errorf("%w: %w", errLockdown, err)
+		}
+	}
+	return err
+}
+
 // reasonOf sorts what stood in the way of a source, for capability_exporter_source_refused_info.
 func (f *features) reasonOf(err error) string {
 	switch {
@@ -254,7 +273,7 @@ func (f *features) reasonOf(err error) string {
 		return "absent"
 	case errors.Is(err, unix.EPERM) && !f.memcg && memlockLimited():
 		return "memlock"
-	case errors.Is(err, unix.EPERM):
+	case errors.Is(err, unix.EPERM), errors.Is(err, errLockdown):
 		return "permission"
 	}
 	return "verifier"

@@ -74,6 +74,7 @@ func broadCalls(args []string) error {
 		growMemory()
 	}
 	readAll("/proc/sys")
+	readAll("/sys/kernel/security")
 	pids, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
 		return err
@@ -192,6 +193,8 @@ func askingCalls(dir string) []func() {
 		func() { _ = unix.Prctl(unix.PR_SET_SECUREBITS, ^uintptr(0), 0, 0, 0) },
 		func() { _ = unix.Prctl(unix.PR_SET_MM, ^uintptr(0), 0, 0, 0) },
 		func() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0) },
+		func() { _ = os.WriteFile("/sys/kernel/security/apparmor/.remove", []byte("no-such-profile"), 0) },
+		func() { _ = os.WriteFile("/proc/self/attr/apparmor/current", []byte("changeprofile no-such-profile"), 0) },
 		func() { _, _ = unix.PerfEventOpen(&unix.PerfEventAttr{Size: 1}, -1, 0, -1, 0) },
 		socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP), socket(unix.AF_PACKET, unix.SOCK_RAW, 0),
 		socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE, [3]int{unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1}),

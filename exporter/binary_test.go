@@ -35,8 +35,15 @@ func withBoth(args ...string) []string {
 	return asNobody(slices.Concat([]string{"--inh-caps", "+bpf,+perfmon", "--ambient-caps", "+bpf,+perfmon"}, args)...)
 }
 
+// prebuilt names the variable with the program's path where it cannot be
+// built, in a guest without Go.
+const prebuilt = "CAPABILITY_EXPORTER_BINARY"
+
 // built is the directory of the program, made at the first use.
 var built = sync.OnceValues(func() (string, error) {
+	if path := os.Getenv(prebuilt); path != "" {
+		return filepath.Dir(path), nil
+	}
 	dir, err := os.MkdirTemp("", "capability_exporter")
 	if err != nil {
 		return "", err
@@ -54,7 +61,7 @@ var built = sync.OnceValues(func() (string, error) {
 })
 
 func removeBuilt() {
-	if dir, _ := built(); dir != "" {
+	if dir, _ := built(); dir != "" && os.Getenv(prebuilt) == "" {
 		os.RemoveAll(dir)
 	}
 }
@@ -303,6 +310,50 @@ func TestBinaryWithPermittedFileCapabilities(t *testing.T) {
 	p.checkStop(t)
 }
 
+// TestBinaryUnderSysctls runs in a guest only: what it changes is the whole
+// machine's, and cannot be changed back.
+func TestBinaryUnderSysctls(t *testing.T) {
+	if os.Getenv(prebuilt) == "" {
+		t.Skip("changes sysctls for good, so it runs in a guest alone (make test-vm)")
+	}
+	program := copyOf(t, exporter(t))
+	for _, setting := range []struct{ name, value string }{
+		{"perf_event_paranoid", "2"},
+		{"perf_event_paranoid", "3"}, // Debian's: perf_event_open(2) asks for CAP_SYS_ADMIN
+		{"unprivileged_bpf_disabled", "0"},
+		{"unprivileged_bpf_disabled", "2"},
+		{"unprivileged_bpf_disabled", "1"}, // last, for it cannot be unset
+		{"kptr_restrict", "2"},
+	} {
+		t.Run(setting.name+"="+setting.value, func(t *testing.T) {
+			if err := os.WriteFile("/proc/sys/kernel/"+setting.name, []byte(setting.value), 0); err != nil {
+				t.Fatal(err)
+			}
+			p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
+			if err := unix.Sethostname([]byte("guest")); err != nil {
+				t.Fatal(err)
+			}
+			want := regexp.MustCompile(`capability_call_site_checks_total\{audited="yes",call_site="\w*sys_sethostname",capability="CAP_SYS_ADMIN",result="granted"\} [1-9]`)
+			if metrics := p.get(t, "/metrics").body; !want.MatchString(metrics) {
+				t.Errorf("sethostname(2) is not among the metrics:\n%s", metrics)
+			}
+			p.checkStop(t)
+		})
+	}
+}
+
+// TestBinaryUnderLockdown runs in a guest that was booted with
+// lockdown=confidentiality.
+func TestBinaryUnderLockdown(t *testing.T) {
+	lockdown, err := os.ReadFile("/sys/kernel/security/lockdown")
+	if err != nil || !strings.Contains(string(lockdown), "[confidentiality]") {
+		t.Skip("the kernel is not locked down for confidentiality (make test-vm boots one that is)")
+	}
+	if out := failed(t, command(withBoth(exporter(t), "--web.listen-address=127.0.0.1:0")...)); !strings.Contains(out, "boot with lockdown=integrity or without") {
+		t.Errorf("does not name lockdown:\n%s", out)
+	}
+}
+
 func TestBinaryRefuses(t *testing.T) {
 	plain := copyOf(t, exporter(t))
 	capable := withFileCaps(t, exporter(t))
@@ -310,8 +361,8 @@ func TestBinaryRefuses(t *testing.T) {
 	if err := os.Mkdir(nosuid, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	onNosuid := fmt.Sprintf("mount -t tmpfs -o nosuid,mode=755 none %[1]s && cp %[2]s %[1]s/x && setcap cap_bpf,cap_perfmon=ep %[1]s/x && exec setpriv --reuid 65534 --regid 65534 --clear-groups %[1]s/x",
-		nosuid, plain)
+	onNosuid := fmt.Sprintf("mount -t tmpfs -o nosuid,mode=755 none %[1]s && cp %[2]s %[1]s/x && %[3]s cap_bpf,cap_perfmon=ep %[1]s/x && exec %[4]s --reuid 65534 --regid 65534 --clear-groups %[1]s/x",
+		nosuid, plain, command("setcap").Path, command("setpriv").Path) // not busybox's own, in a guest
 
 	for _, test := range []struct {
 		name string
@@ -321,7 +372,7 @@ func TestBinaryRefuses(t *testing.T) {
 		{"nothing", asNobody(plain), "no capability at all"},
 		{"one of the two", asNobody("--inh-caps", "+bpf", "--ambient-caps", "+bpf", plain), "missing CAP_PERFMON\nThe process was started with CAP_BPF."},
 		{"a user namespace", []string{"unshare", "-Ur", plain}, "held only in a user namespace"},
-		{"no_new_privs", asNobodyBySu("exec setpriv --nnp " + capable), "no_new_privs cancels them"},
+		{"no_new_privs", asNobodyBySu("exec " + command("setpriv").Path + " --nnp " + capable), "no_new_privs cancels them"},
 		{"bounding set", []string{"setpriv", "--bounding-set", "-bpf,-perfmon", plain}, "bounding set lacks CAP_PERFMON and CAP_BPF"},
 		{"nosuid", []string{"unshare", "--mount", "sh", "-c", onNosuid}, "mounted nosuid"},
 	} {
