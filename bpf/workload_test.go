@@ -132,7 +132,7 @@ func askingCalls(dir string) []func() {
 		return func() {
 			var a [6]uintptr
 			copy(a[:], args)
-			unix.RawSyscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5])
+			_, _, _ = unix.RawSyscall6(nr, a[0], a[1], a[2], a[3], a[4], a[5])
 		}
 	}
 	socket := func(domain, kind, proto int, options ...[3]int) func() {
@@ -194,7 +194,9 @@ func askingCalls(dir string) []func() {
 		func() { _ = unix.Prctl(unix.PR_SET_MM, ^uintptr(0), 0, 0, 0) },
 		func() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0) },
 		func() { _ = os.WriteFile("/sys/kernel/security/apparmor/.remove", []byte("no-such-profile"), 0) },
-		func() { _ = os.WriteFile("/proc/self/attr/apparmor/current", []byte("changeprofile no-such-profile"), 0) },
+		func() {
+			_ = os.WriteFile("/proc/self/attr/apparmor/current", []byte("changeprofile no-such-profile"), 0)
+		},
 		func() { _, _ = unix.PerfEventOpen(&unix.PerfEventAttr{Size: 1}, -1, 0, -1, 0) },
 		socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP), socket(unix.AF_PACKET, unix.SOCK_RAW, 0),
 		socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_ROUTE, [3]int{unix.SOL_NETLINK, unix.NETLINK_LISTEN_ALL_NSID, 1}),
