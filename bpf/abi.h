@@ -153,7 +153,7 @@ struct cached {
 struct turn {
 	u64 task, start, switches, exec_id;
 	u64 mm, css_set;
-	u64 cgroup, file, name, what; /* as in struct who_key; of what, who asked alone */
+	struct who_key who; /* of what, who asked alone */
 	u64 tick;
 	u64 unused[5];
 };

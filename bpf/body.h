@@ -29,7 +29,7 @@ static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, 
 {
 	if (c->asker != asker || c->what != mark || (c->module && settings.tick - c->tick > MODULE_TRUST))
 		return false;
-	return (mark & WHAT_SITE) >> WHAT_CLASS_SHIFT != CLASS_AUDITED ||
+	return class_of(mark) != CLASS_AUDITED ||
 	       (c->epoch == settings.epoch && c->cgroup == cgroup && c->file == file && c->name == name);
 }
 
@@ -43,7 +43,6 @@ static __always_inline bool same_turn(const struct turn *t, struct task_struct *
 static __always_inline int take_turn(struct turn *t, bool cast)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct who_key who = {};
 
 	/* First, and never the count of a turn that had not begun when the rest was read: where programs are preemptible, a turn
 	 * may end right here. */
@@ -54,11 +53,8 @@ static __always_inline int take_turn(struct turn *t, bool cast)
 	t->mm = (u64)task->mm;
 	t->css_set = (u64)task->cgroups;
 	t->tick = settings.tick;
-	fill_key(&who, task, 0, cast);
-	t->cgroup = who.cgroup;
-	t->file = who.file;
-	t->name = who.name;
-	t->what = who.what;
+	t->who.file = t->who.name = 0;
+	fill_key(&t->who, task, 0, cast);
 	return 0;
 }
 
@@ -102,7 +98,7 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, struct
 	c->module = v->module;
 	c->tick = settings.tick;
 	counted = (u64)v->slot << PENDING_BITS;
-	if ((mark & WHAT_SITE) >> WHAT_CLASS_SHIFT == CLASS_AUDITED) {
+	if (class_of(mark) == CLASS_AUDITED) {
 		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(who, bank);
 		note_site(slot & ~FRESH, v->slot);
 		counted |= (u64)((slot & ~FRESH) + 1) << (PENDING_BITS + SLOT_BITS);
@@ -186,7 +182,7 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, bool cast)
 	if (!cached(c, site.asker, mark, who.cgroup, who.file, who.name))
 		fresh = fill_cache(c, &site, &who, mark, bank);
 	else if (pending(c->counted) >= settings.confirm_every)
-		settle(c, c->counted & ~(u64)pending(~0ull), bank);
+		settle(c, c->counted - pending(c->counted), bank);
 	return count(c, mark, fresh, bank);
 }
 
@@ -196,7 +192,7 @@ typedef int turn_path(struct turn *t);
 /* OTHER_PATHS puts what is not the fast path in functions of their own, out of its way. */
 #define OTHER_PATHS(kind, bank, cast)                                                              \
 	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, cast); } \
-	static __noinline int turn_##kind(struct turn *t) { return t ? take_turn(t, cast) : 0; }
+	static __noinline int turn_##kind(struct turn *t) { return take_turn(t, cast); }
 
 #define CHECK(ctx, kind, bank, cast) check(ctx, bank, cast, slowly_##kind, turn_##kind)
 
@@ -228,10 +224,10 @@ static __always_inline int check(u64 *ctx, u32 bank, bool cast, slow_path *slow,
 			return slow(ctx, false); /* which sees whether they are borrowed */
 		if (!same_turn(&p->turn, task))
 			turn(&p->turn);
-		cgroup = p->turn.cgroup;
-		file = p->turn.file;
-		name = p->turn.name;
-		mark |= p->turn.what;
+		cgroup = p->turn.who.cgroup;
+		file = p->turn.who.file;
+		name = p->turn.who.name;
+		mark |= p->turn.who.what;
 	}
 	c = cache_entry(p, hash, cgroup, file);
 	if (!cached(c, asker, mark, cgroup, file, name))

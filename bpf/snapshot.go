@@ -88,10 +88,13 @@ func (t *Tracer) readCounters() error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
 	for i, sum := range b.sums {
 		b.counts[i] = max(b.counts[i], sum)
 	}
-	return err
+	return nil
 }
 
 // eachBank calls f with the first page of each bank of each CPU.

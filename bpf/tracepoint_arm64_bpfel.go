@@ -41,10 +41,7 @@ type tracepointCachePage struct {
 		ExecId   uint64
 		Mm       uint64
 		CssSet   uint64
-		Cgroup   uint64
-		File     uint64
-		Name     uint64
-		What     uint64
+		Who      tracepointWhoKey
 		Tick     uint64
 		Unused   [5]uint64
 	}

@@ -45,6 +45,8 @@ static __always_inline u64 serial_of(struct css_set *set, bool cast)
 	return css->serial_nr;
 }
 
+static __always_inline u32 class_of(u32 what) { return (what & WHAT_SITE) >> WHAT_CLASS_SHIFT; }
+
 static __always_inline u32 kind_of(u32 what) { return what >> WHAT_KIND_SHIFT & WHAT_KIND; }
 
 static __always_inline u32 hierarchy_of(u32 what) { return what >> WHAT_HIERARCHY_SHIFT & WHAT_HIERARCHY; }
