@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +36,7 @@ func TestOverlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Its owner may read it, and the mounter, who is another, only by a capability.
-	if err := os.Chown(name, 65534, 65534); err != nil {
+	if err := os.Chown(name, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
 	merged := filepath.Join(dir, "merged")
@@ -46,8 +45,7 @@ func TestOverlay(t *testing.T) {
 	}
 	defer func() { _ = unix.Unmount(merged, 0) }()
 	const process = "overlay-reader"
-	cmd := helper(executable(t, process), "read", filepath.Join(merged, "secret"))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd := asNobody(helper(executable(t, process), "read", filepath.Join(merged, "secret")))
 	before := snapshot(t, tr)
 	run(t, cmd)
 	s := checkIdentities(t, tr)
@@ -89,8 +87,7 @@ func TestAccess(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := helper(path, "access", file)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	cmd := asNobody(helper(path, "access", file))
 	before := snapshot(t, tr)
 	run(t, cmd)
 	s := checkIdentities(t, tr)

@@ -171,9 +171,7 @@ func TestCost(t *testing.T) {
 	rounds := *costRounds
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var cpu unix.CPUSet
-	cpu.Set(0)
-	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
+	if err := stayOn(0); err != nil {
 		t.Fatal(err)
 	}
 	all := ways(t)

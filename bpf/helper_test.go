@@ -26,6 +26,16 @@ func helpers() map[string]func(args []string) error {
 	}
 }
 
+// stayOn keeps the calling thread, which its goroutine must be locked to, on one CPU.
+func stayOn(cpu int) error {
+	var set unix.CPUSet
+	set.Set(cpu)
+	if err := unix.SchedSetaffinity(0, &set); err != nil {
+		return fmt.Errorf("sched_setaffinity: %w", err)
+	}
+	return nil
+}
+
 // askSysAdmin makes one check of CAP_SYS_ADMIN, or as many as it is told, and changes nothing.
 func askSysAdmin(args []string) error {
 	n := 1

@@ -1,10 +1,8 @@
 package bpf
 
 import (
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"runtime"
 	"unsafe"
 
@@ -39,8 +37,8 @@ func openInWorker([]string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	name := filepath.Join(dir, "file")
-	if err := errors.Join(os.WriteFile(name, nil, 0o600), os.Chown(name, stranger, stranger)); err != nil {
+	name := strangersFile(dir)
+	if err := makeStrangersFile(dir); err != nil {
 		return err
 	}
 	var p uringParams

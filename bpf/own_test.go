@@ -40,7 +40,7 @@ func TestOwnChecks(t *testing.T) {
 	openToAll(t, path[:strings.LastIndex(path, "/")])
 	cmd := helper(path, "open")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Credential:  &syscall.Credential{Uid: 65534, Gid: 65534},
+		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
 		AmbientCaps: []uintptr{uintptr(cap.BPF), uintptr(cap.PERFMON)},
 	}
 	run(t, cmd)

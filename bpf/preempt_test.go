@@ -66,10 +66,8 @@ func storm(args []string) error {
 		wg.Go(func() {
 			runtime.LockOSThread() // and never unlocked: the thread ends with its priority
 			err := func() error {
-				var set unix.CPUSet
-				set.Set(cpu)
-				if err := unix.SchedSetaffinity(0, &set); err != nil {
-					return fmt.Errorf("sched_setaffinity: %w", err)
+				if err := stayOn(cpu); err != nil {
+					return err
 				}
 				if realTime {
 					param := struct{ priority int32 }{50}

@@ -8,17 +8,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // askInTurns is the helper that asks over and over on one CPU, and becomes another between: turns cgroup DIR..., turns exec
 // PATH..., or turns rename NAME.
 func askInTurns(args []string) error {
 	runtime.LockOSThread()
-	var cpu unix.CPUSet
-	cpu.Set(0)
-	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
+	if err := stayOn(0); err != nil {
 		return err
 	}
 	if err := askSysAdmin(nil); err != nil {

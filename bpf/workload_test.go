@@ -1,19 +1,16 @@
 package bpf
 
 import (
-	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
 // broadWorkload is what machines do all day, and some of what they do seldom. Whether each command succeeds does not matter.
@@ -39,34 +36,27 @@ func work(t *testing.T) {
 	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	cmd.Dir = "/"
 	_ = cmd.Run()
-	for _, as := range []string{"root", "nobody", "userns"} {
-		cmd := helper("/proc/self/exe", "broad", as, t.TempDir())
-		if as == "userns" {
-			cmd.SysProcAttr = &syscall.SysProcAttr{
-				Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS,
-				UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
-			}
-		}
+	dir := t.TempDir()
+	openToAll(t, dir)
+	if err := makeStrangersFile(dir); err != nil {
+		t.Fatal(err)
+	}
+	broad := func() *exec.Cmd { return helper("/proc/self/exe", "broad", dir) }
+	inNamespace := broad()
+	inNamespace.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+	}
+	for _, cmd := range []*exec.Cmd{broad(), asNobody(broad()), inNamespace} {
 		run(t, cmd)
 	}
 }
 
 // broadCalls is the helper that makes system calls which ask for something, with arguments that change nothing, and reads
-// whatever procfs lets it: broad root|nobody|userns DIR.
+// whatever procfs lets it: broad DIR, with a stranger's file in it.
 func broadCalls(args []string) error {
-	runtime.LockOSThread()
-	dir := args[1]
-	if err := errors.Join(os.WriteFile(strangersFile(dir), nil, 0o600), os.Chmod(dir, 0o777)); err != nil {
-		return err
-	}
-	_ = os.Chown(strangersFile(dir), stranger, stranger) // in a user namespace there is no such id
-	if args[0] == "nobody" {
-		if err := errors.Join(unix.Setgroups(nil), unix.Setresgid(nobody, nobody, nobody), cap.SetUID(nobody)); err != nil {
-			return err
-		}
-	}
 	for range 10 {
-		for _, call := range askingCalls(dir) {
+		for _, call := range askingCalls(args[0]) {
 			call()
 		}
 	}
