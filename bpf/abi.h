@@ -127,8 +127,9 @@ struct stat_values {
 	u64 lost, withheld;
 	u64 unwinds;
 	u64 slow; /* runs that took the slow path although the class was at hand */
-	u64 declined; /* checks that the first of two programs left to the second, for want of a mark to leave */
-	u64 second;   /* checks that the second counted */
+	u64 declined; /* checks that a program did not count, for want of a mark to leave or because it was busy with another */
+	u64 second;   /* checks that the second of two programs counted */
+	u64 busy;
 };
 
 /* Both slots of a check in one cache line: which it has by the kernel function that asked, and by who asked.

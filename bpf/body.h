@@ -40,7 +40,7 @@ static __always_inline bool same_turn(const struct turn *t, struct task_struct *
 	       t->tick == settings.tick;
 }
 
-static __always_inline int take_turn(struct turn *t, bool cast)
+static __always_inline int take_turn(struct turn *t, enum reading reading)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 
@@ -54,7 +54,7 @@ static __always_inline int take_turn(struct turn *t, bool cast)
 	t->css_set = (u64)task->cgroups;
 	t->tick = settings.tick;
 	t->who.file = t->who.name = 0;
-	fill_key(&t->who, task, 0, cast);
+	fill_key(&t->who, task, 0, reading);
 	return 0;
 }
 
@@ -68,8 +68,16 @@ static __always_inline u32 pending(u64 counted) { return counted & ((1 << PENDIN
  * and so must never find the same checks in both: it may miss them once, and then waits for them (see readCounters). */
 static __noinline int settle(struct cached *c, u64 then, u32 bank)
 {
-	u64 counted = __sync_lock_test_and_set(&c->counted, then), *n;
+	u64 counted, *n;
 
+#if defined(__TARGET_ARCH_x86)
+	/* What is stored first is seen first, and the kernel has an exchange only since 5.12. */
+	counted = c->counted;
+	*(volatile u64 *)&c->counted = then;
+	asm volatile("" ::: "memory");
+#else
+	counted = __sync_lock_test_and_set(&c->counted, then);
+#endif
 	if (!pending(counted))
 		return 0;
 	n = counter(bank, SITE_PAGE, site_of(counted));
@@ -145,10 +153,10 @@ static __always_inline u32 what(struct user_namespace *target, u32 cap, u32 ret)
 static __always_inline const struct cred *cred_of(u64 *ctx) { return *(const struct cred *volatile *)ctx; }
 
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
-static __always_inline int slowly(u64 *ctx, bool due, u32 bank, bool cast)
+static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading reading)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	const struct cred *cred = cred_of(ctx), *own = task->real_cred;
+	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
+	const struct cred *cred = cred_of(ctx), *own = LOAD(reading, task->real_cred);
 	u32 what = what_of(ctx), told = told_of(ctx), class, mark, fresh = 0;
 	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
@@ -159,18 +167,18 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, bool cast)
 
 	if (!s)
 		return 0;
-	class = peek(ctx, &site.asker, cast);
+	class = reading == HELPER ? told : peek(ctx, &site.asker, reading);
 	if (class != CLASS_UNKNOWN && told)
 		class = told;
 	site.what = what | class << WHAT_CLASS_SHIFT;
-	if (class == CLASS_UNKNOWN || due || unconfirmed(&site, bank)) {
-		class = look(ctx, s, told, bank, cast);
+	if (reading != HELPER && (class == CLASS_UNKNOWN || due || unconfirmed(&site, bank))) {
+		class = look(ctx, s, told, bank, reading);
 		site.asker = s->sample.asker;
 		site.what = what | class << WHAT_CLASS_SHIFT;
 	}
 	mark = site.what | CACHED_SET;
 	if (class == CLASS_AUDITED) {
-		fill_key(&who, task, what, cast);
+		fill_key(&who, task, what, reading);
 		mark |= who.what;
 		if (cred != own && borrowed(cred, own))
 			mark |= CACHED_BORROWED;
@@ -190,17 +198,17 @@ typedef int slow_path(u64 *ctx, bool due);
 typedef int turn_path(struct turn *t);
 
 /* OTHER_PATHS puts what is not the fast path in functions of their own, out of its way. */
-#define OTHER_PATHS(kind, bank, cast)                                                              \
-	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, cast); } \
-	static __noinline int turn_##kind(struct turn *t) { return take_turn(t, cast); }
+#define OTHER_PATHS(kind, bank, reading)                                                                    \
+	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading); } \
+	static __noinline int turn_##kind(struct turn *t) { return take_turn(t, reading); }
 
-#define CHECK(ctx, kind, bank, cast) check(ctx, bank, cast, slowly_##kind, turn_##kind)
+#define CHECK(ctx, kind, bank, reading) check(ctx, bank, reading, slowly_##kind, turn_##kind)
 
 /* check counts one check.
  *
  * It is the fast path, and is to keep less than 64 bytes on its stack. From there on the kernel gives a function a stack of its
  * own, in one more page (bpf_enable_priv_stack, since 6.13). TestFastPathStack looks. */
-static __always_inline int check(u64 *ctx, u32 bank, bool cast, slow_path *slow, turn_path *turn)
+static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
 {
 	u64 asker, hash, cgroup = 0, file = 0, name = 0;
 	u32 mark = what_of(ctx), class;
@@ -208,7 +216,7 @@ static __always_inline int check(u64 *ctx, u32 bank, bool cast, slow_path *slow,
 	struct cached *c;
 	struct cache_page *p;
 
-	class = peek(ctx, &asker, cast);
+	class = peek(ctx, &asker, reading);
 	if (class == CLASS_UNKNOWN)
 		return slow(ctx, false);
 	if (told_of(ctx))

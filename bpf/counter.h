@@ -167,8 +167,28 @@ struct {
 	__type(value, struct scratch);
 } scratches SEC(".maps");
 
-/* READ copies one field of a kernel object through however many pointers. The hot path loads through BTF pointers instead. */
+/* READ copies one field of a kernel object. The hot path loads through BTF pointers instead. */
 #define READ(dst, src) bpf_probe_read_kernel(&(dst), sizeof(dst), __builtin_preserve_access_index(&(src)))
+
+/* How the hot path reads. Each program is compiled for one of them. */
+enum reading {
+	CAST,  /* plain loads, also of words that no BTF pointer leads to, by bpf_rdonly_cast */
+	PROBE, /* plain loads through BTF pointers, and bpf_probe_read_kernel for other words */
+	HELPER /* bpf_probe_read_kernel for all, and no look at the stack */
+};
+
+#define LOAD(reading, field)                \
+	({                                  \
+		typeof(field) value;        \
+		if ((reading) == HELPER)    \
+			READ(value, field); \
+		else                        \
+			value = field;      \
+		value;                      \
+	})
+
+/* The current task, for READ. */
+static __always_inline struct task_struct *current_task(void) { return (void *)bpf_get_current_task(); }
 
 #define FIELD_OFFSET(field) __builtin_preserve_field_info(field, BPF_FIELD_BYTE_OFFSET)
 #define FIELD_EXISTS(field) __builtin_preserve_field_info(field, BPF_FIELD_EXISTS)
@@ -201,13 +221,13 @@ static __always_inline struct scratch *my_scratch(u32 bank)
 
 /* word reads 8 bytes at base + at with one plain load; an address that cannot be read gives 0. The offset is added before the
  * cast: after it the verifier refuses a variable one. */
-static __always_inline u64 word(const void *base, u32 at, bool cast)
+static __always_inline u64 word(const void *base, u32 at, enum reading reading)
 {
 	const void *from = (void *)((u64)base + (at & 0xff8));
 	struct bpf_raw_tracepoint_args *p;
 	u64 v = 0;
 
-	if (cast) {
+	if (reading == CAST) {
 		p = bpf_rdonly_cast(from, __builtin_btf_type_id(*(struct bpf_raw_tracepoint_args *)0, BPF_TYPE_ID_TARGET));
 		return p->args[0];
 	}
@@ -216,9 +236,9 @@ static __always_inline u64 word(const void *base, u32 at, bool cast)
 }
 
 /* A return address, read off the stack. arm64 may sign each with PAC in the bits above 48, all ones in the kernel's half. */
-static __always_inline u64 address(const void *ctx, u32 at, bool cast)
+static __always_inline u64 address(const void *ctx, u32 at, enum reading reading)
 {
-	u64 v = word(ctx, at, cast);
+	u64 v = word(ctx, at, reading);
 
 #if defined(__TARGET_ARCH_arm64)
 	v |= 0xffffull << 48;

@@ -33,6 +33,7 @@ const (
 	fexitProgCgroupGone        = "cgroup_gone"
 	fexitProgFexit             = "fexit"
 	fexitProgFexitProbe        = "fexit_probe"
+	fexitProgFexitUnnamed      = "fexit_unnamed"
 	fexitVarDenialBurst        = "denial_burst"
 	fexitVarHasPtRegs          = "has_pt_regs"
 	fexitVarHasSnprintf        = "has_snprintf"
@@ -82,9 +83,10 @@ type fexitSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type fexitProgramSpecs struct {
-	CgroupGone *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
-	Fexit      *ebpf.ProgramSpec `ebpf:"fexit"`
-	FexitProbe *ebpf.ProgramSpec `ebpf:"fexit_probe"`
+	CgroupGone   *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
+	Fexit        *ebpf.ProgramSpec `ebpf:"fexit"`
+	FexitProbe   *ebpf.ProgramSpec `ebpf:"fexit_probe"`
+	FexitUnnamed *ebpf.ProgramSpec `ebpf:"fexit_unnamed"`
 }
 
 // fexitMapSpecs contains maps before they are loaded into the kernel.
@@ -188,9 +190,10 @@ type fexitVariables struct {
 //
 // It can be passed to loadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type fexitPrograms struct {
-	CgroupGone *ebpf.Program `ebpf:"cgroup_gone"`
-	Fexit      *ebpf.Program `ebpf:"fexit"`
-	FexitProbe *ebpf.Program `ebpf:"fexit_probe"`
+	CgroupGone   *ebpf.Program `ebpf:"cgroup_gone"`
+	Fexit        *ebpf.Program `ebpf:"fexit"`
+	FexitProbe   *ebpf.Program `ebpf:"fexit_probe"`
+	FexitUnnamed *ebpf.Program `ebpf:"fexit_unnamed"`
 }
 
 func (p *fexitPrograms) Close() error {
@@ -198,6 +201,7 @@ func (p *fexitPrograms) Close() error {
 		p.CgroupGone,
 		p.Fexit,
 		p.FexitProbe,
+		p.FexitUnnamed,
 	)
 }
 

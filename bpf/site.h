@@ -10,35 +10,35 @@
  * With one program on the tracepoint, bpf_trace_run5's frame lies straight on cap_capable's; with several,
  * __traceiter_cap_capable's stands between and all offsets differ. That may change at any time while we run, so both are tried
  * at each check, and each must show the return addresses that belong there. */
-static __always_inline u32 peek(void *ctx, u64 *asker, bool cast)
+static __always_inline u32 peek(void *ctx, u64 *asker, enum reading reading)
 {
 	u32 at = settings.single.capable_at;
 	u64 caller, wrapper = 0;
 	struct pair *p;
 
-	if (address(ctx, at, cast) != settings.single.capable) {
+	if (address(ctx, at, reading) != settings.single.capable) {
 		at = settings.multi.capable_at;
-		if (address(ctx, at, cast) != settings.multi.capable ||
-		    address(ctx, settings.multi.iterator_at, cast) != settings.multi.iterator)
+		if (address(ctx, at, reading) != settings.multi.capable ||
+		    address(ctx, settings.multi.iterator_at, reading) != settings.multi.iterator)
 			return CLASS_UNKNOWN;
 	}
-	caller = address(ctx, at + settings.caller_after, cast);
+	caller = address(ctx, at + settings.caller_after, reading);
 	if (caller == settings.security)
-		wrapper = address(ctx, at + settings.wrapper_after, cast);
+		wrapper = address(ctx, at + settings.wrapper_after, reading);
 	p = &settings.pairs[((caller ^ wrapper << 1) * settings.pair_seed) >> (64 - PAIR_BITS)];
 	if (p->caller != caller || p->wrapper != wrapper)
 		return CLASS_UNKNOWN;
-	*asker = address(ctx, at + p->asker_after, cast);
+	*asker = address(ctx, at + p->asker_after, reading);
 	return p->class;
 }
 
 /* look unwinds, and shows the learner why that was necessary. told is the class where the source has it from opts. */
-static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, bool cast)
+static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, enum reading reading)
 {
 	unwind(ctx, s, bank);
 	if (told)
 		s->sample.class = told;
-	teach(ctx, s, cast);
+	teach(ctx, s, reading);
 	return s->sample.class;
 }
 

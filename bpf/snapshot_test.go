@@ -11,7 +11,7 @@ func TestSnapshotUnderLoad(t *testing.T) {
 	const every, snapshots = 4, 3000
 	tr := openLive(t, Options{confirmEvery: every})
 	count := func(s *Snapshot) uint64 {
-		return siteCount(s, Check{Capability: 21}, AuditedYes, []string{"sys_sethostname"})
+		return siteCount(s, Check{Capability: 21}, AuditedYes, named(tr, []string{"sys_sethostname"}))
 	}
 	var asked, answered atomic.Uint64
 	stop, stopped := make(chan struct{}), make(chan struct{})

@@ -18,6 +18,7 @@ type peekMode int
 const (
 	peekCast  peekMode = iota // plain loads, after bpf_rdonly_cast
 	peekProbe                 // bpf_probe_read_kernel
+	peekNone                  // not at all: the kernel could not name what is found
 )
 
 // features are what the kernel's BTF says it can do. They are looked up by name: probing by loading programs would make
@@ -54,6 +55,16 @@ func probeFeatures() (*features, error) {
 	return f, nil
 }
 
+func (f *features) peekMode() peekMode {
+	switch {
+	case !f.snprintf:
+		return peekNone
+	case !f.cast:
+		return peekProbe
+	}
+	return peekCast
+}
+
 func hasFunc(kernel *btf.Spec, name string) bool {
 	var fn *btf.Func
 	return kernel.TypeByName(name, &fn) == nil
@@ -69,7 +80,7 @@ type source struct {
 	name    Source
 	opts    bool // it carries opts, which tell audited
 	load    func() (*ebpf.CollectionSpec, error)
-	program [2]string // by peekMode
+	program [3]string // by peekMode
 	pair    [2]string // two programs in place of the one, where programs are preemptible; "" if there are none
 	present func(*btf.Spec) bool
 	missing string // what present looks for
@@ -80,7 +91,7 @@ func sources() []source {
 	return []source{{
 		name:    SourceTracepoint,
 		load:    loadTracepoint,
-		program: [2]string{"tracepoint", "tracepoint_probe"},
+		program: [3]string{"tracepoint", "tracepoint_probe", "tracepoint_probe"}, // which has been there for as long as names
 		pair:    [2]string{"tracepoint_first", "tracepoint_second"},
 		present: func(kernel *btf.Spec) bool { return hasTypedef(kernel, "btf_trace_cap_capable") },
 		missing: "the tracepoint cap_capable (Linux 6.14 and later)",
@@ -88,7 +99,7 @@ func sources() []source {
 		name:    SourceFexit,
 		opts:    true,
 		load:    loadFexit,
-		program: [2]string{"fexit", "fexit_probe"},
+		program: [3]string{"fexit", "fexit_probe", "fexit_unnamed"},
 		present: func(kernel *btf.Spec) bool { return hasFunc(kernel, "cap_capable") },
 		missing: "the function cap_capable in its BTF",
 	}}
@@ -153,7 +164,7 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 		Programs: ebpf.ProgramOptions{KernelTypes: f.kernel},
 	})
 	if err != nil {
-		return nil, explainLockdown(fmt.Errorf("load the BPF objects: %w", err))
+		return nil, f.explain(fmt.Errorf("load the BPF objects: %w", err))
 	}
 	o := &objects{collection: c}
 	for _, name := range names {
@@ -248,12 +259,21 @@ func (o *objects) attach() error {
 	return nil
 }
 
+// ErrMemlock is the cause of a Refusal with the reason "memlock".
+var ErrMemlock = errors.New("RLIMIT_MEMLOCK is too low")
+
 // errLockdown is the cause of a Refusal by kernel lockdown.
 var errLockdown = errors.New("kernel lockdown is at confidentiality, which keeps BPF programs from reading kernel memory (LOCKDOWN_BPF_READ_KERNEL); boot with lockdown=integrity or without")
 
-// explainLockdown puts errLockdown before the verifier's error where lockdown caused it: to CAP_PERFMON the kernel denies the
-// helpers that read its memory for no other reason (bpf_base_func_proto, kernel/bpf/helpers.c).
-func explainLockdown(err error) error {
+// explain puts the cause before an error that does not tell it.
+//
+// To CAP_PERFMON the kernel denies the helpers that read its memory for no other reason than lockdown (bpf_base_func_proto,
+// kernel/bpf/helpers.c).
+func (f *features) explain(err error) error {
+	var limit unix.Rlimit
+	if errors.Is(err, unix.EPERM) && !f.memcg && unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur != unix.RLIM_INFINITY {
+		return fmt.Errorf("%w: it is %d KiB, and on this kernel (Linux before 5.11) what the exporter counts in is charged to it; raise it before the start, as the exporter may not (systemd: LimitMEMLOCK=infinity in the unit; a shell: ulimit -l unlimited): %w", ErrMemlock, limit.Cur/1024, err)
+	}
 	var refused *ebpf.VerifierError
 	if !errors.As(err, &refused) {
 		return err
@@ -267,20 +287,14 @@ func explainLockdown(err error) error {
 }
 
 // reasonOf sorts what stood in the way of a source, for capability_exporter_source_refused_info.
-func (f *features) reasonOf(err error) string {
+func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, errAbsent), errors.Is(err, ebpf.ErrNotSupported):
 		return "absent"
-	case errors.Is(err, unix.EPERM) && !f.memcg && memlockLimited():
+	case errors.Is(err, ErrMemlock):
 		return "memlock"
 	case errors.Is(err, unix.EPERM), errors.Is(err, errLockdown):
 		return "permission"
 	}
 	return "verifier"
-}
-
-func memlockLimited() bool {
-	var limit unix.Rlimit
-	err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit)
-	return err == nil && limit.Cur != unix.RLIM_INFINITY
 }

@@ -9,21 +9,21 @@ static __always_inline u32 what_of(u64 *ctx) { return what((void *)ctx[1], ctx[3
 
 static __always_inline u32 told_of(u64 *ctx) { return CLASS_UNKNOWN; }
 
-OTHER_PATHS(cast, 0, true)
+OTHER_PATHS(cast, 0, CAST)
 
 SEC("tp_btf/cap_capable")
 int tracepoint(u64 *ctx)
 {
-	return CHECK(ctx, cast, 0, true);
+	return CHECK(ctx, cast, 0, CAST);
 }
 
 // For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
-OTHER_PATHS(probe, 0, false)
+OTHER_PATHS(probe, 0, PROBE)
 
 SEC("tp_btf/cap_capable")
 int tracepoint_probe(u64 *ctx)
 {
-	return CHECK(ctx, probe, 0, false);
+	return CHECK(ctx, probe, 0, PROBE);
 }
 
 // Since 7.0 a tracepoint's programs can be preempted (its guard is srcu_fast_notrace in place of preempt_disable_notrace), and
@@ -53,12 +53,12 @@ int tracepoint_first(u64 *ctx)
 			st->declined++;
 		return 0;
 	}
-	CHECK(ctx, cast, 0, true);
+	CHECK(ctx, cast, 0, CAST);
 	m->counted = 1; // last: an interrupt that asks in between is then counted, and by the second
 	return 0;
 }
 
-OTHER_PATHS(second, 1, true)
+OTHER_PATHS(second, 1, CAST)
 
 SEC("tp_btf/cap_capable")
 int tracepoint_second(u64 *ctx)
@@ -73,5 +73,5 @@ int tracepoint_second(u64 *ctx)
 	st = my_stats(1);
 	if (st)
 		st->second++;
-	return CHECK(ctx, second, 1, true);
+	return CHECK(ctx, second, 1, CAST);
 }

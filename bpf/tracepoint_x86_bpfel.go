@@ -87,7 +87,7 @@ type tracepointLayout struct {
 type tracepointPage struct {
 	_     structs.HostLayout
 	Stats tracepointStatValues
-	_     [4048]byte
+	_     [4040]byte
 }
 
 type tracepointPair struct {
@@ -149,6 +149,7 @@ type tracepointStatValues struct {
 	Slow     uint64
 	Declined uint64
 	Second   uint64
+	Busy     uint64
 }
 
 type tracepointWhoKey struct {

@@ -111,10 +111,7 @@ func Open(opts Options) (*Tracer, error) {
 	}
 	t := &Tracer{opts: opts, features: f, stop: make(chan struct{}), cgroups: map[cgroupKey]*cgroupState{}, life: newLifecycle()}
 	t.closing = sync.OnceValue(t.close)
-	mode := peekProbe
-	if f.cast {
-		mode = peekCast
-	}
+	mode := f.peekMode()
 	if opts.peek != nil {
 		mode = *opts.peek
 	}
@@ -128,7 +125,7 @@ func Open(opts Options) (*Tracer, error) {
 			t.source = s
 			break
 		}
-		r := Refusal{Source: s.name, Reason: f.reasonOf(err), Err: err}
+		r := Refusal{Source: s.name, Reason: reasonOf(err), Err: err}
 		t.refused = append(t.refused, r)
 		opts.Logger.Warn("source refused", "via", s.name, "reason", r.Reason, "err", err)
 		errs = append(errs, fmt.Errorf("source %s (%s): %w", s.name, r.Reason, err))

@@ -150,7 +150,7 @@ enum { LESSONS = 16 };
 
 /* teach shows user space the stack just unwound: a few of each way to cap_capable in each second, so that a busy one leaves
  * room for the others. A stack with something else's frame on it teaches nothing. */
-static __always_inline void teach(void *ctx, struct scratch *s, bool cast)
+static __always_inline void teach(void *ctx, struct scratch *s, enum reading reading)
 {
 	u64 way = s->sample.caller ^ s->sample.wrapper << 1;
 	struct lessons *l, first = { .tick = settings.tick };
@@ -173,6 +173,6 @@ static __always_inline void teach(void *ctx, struct scratch *s, bool cast)
 		return;
 	l->given++;
 	for (i = 0; i < WORDS; i++)
-		s->sample.words[i] = address(ctx, i * 8, cast);
+		s->sample.words[i] = address(ctx, i * 8, reading);
 	bpf_ringbuf_output(&samples, &s->sample, sizeof(s->sample), 0);
 }

@@ -32,15 +32,18 @@ static __noinline u64 serial_slowly(struct css_set *set)
 	return serial;
 }
 
-static __always_inline u64 serial_of(struct css_set *set, bool cast)
+static __always_inline u64 serial_of(struct css_set *set, enum reading reading)
 {
 	struct cgroup_subsys_state *css;
+	struct cgroup *cgroup;
 
-	if (!settings.hierarchy)
-		return set->dfl_cgrp->self.serial_nr;
-	if (!cast)
+	if (!settings.hierarchy) {
+		cgroup = LOAD(reading, set->dfl_cgrp);
+		return LOAD(reading, cgroup->self.serial_nr);
+	}
+	if (reading != CAST)
 		return serial_slowly(set);
-	css = bpf_rdonly_cast((void *)word(set, settings.cgroup_at, cast),
+	css = bpf_rdonly_cast((void *)word(set, settings.cgroup_at, reading),
 			      __builtin_btf_type_id(*(struct cgroup_subsys_state *)0, BPF_TYPE_ID_TARGET));
 	return css->serial_nr;
 }
@@ -51,37 +54,41 @@ static __always_inline u32 kind_of(u32 what) { return what >> WHAT_KIND_SHIFT & 
 
 static __always_inline u32 hierarchy_of(u32 what) { return what >> WHAT_HIERARCHY_SHIFT & WHAT_HIERARCHY; }
 
-static __noinline u64 exe_inode(void)
+static __noinline u64 inode_of(struct file *exe)
 {
-	struct mm_struct *mm = bpf_get_current_task_btf()->mm;
-	struct file *exe = mm ? mm->exe_file : NULL;
+	struct inode *inode = NULL;
+	unsigned long number = 0;
+	u32 generation = 0;
 
-	return exe ? exe->f_inode->i_ino | (u64)exe->f_inode->i_generation << 32 : 0;
+	READ(inode, exe->f_inode);
+	READ(number, inode->i_ino);
+	READ(generation, inode->i_generation);
+	return number | (u64)generation << 32;
 }
 
-static __always_inline void fill_key(struct who_key *key, struct task_struct *task, u32 what, bool cast)
+static __always_inline void fill_key(struct who_key *key, struct task_struct *task, u32 what, enum reading reading)
 {
-	struct mm_struct *mm = task->mm;
+	struct mm_struct *mm = LOAD(reading, task->mm);
 	struct dentry *dentry;
 	struct file *exe;
 
 	key->what = what | settings.hierarchy << WHAT_HIERARCHY_SHIFT;
-	key->cgroup = serial_of(task->cgroups, cast);
-	if (task->flags & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
+	key->cgroup = serial_of(LOAD(reading, task->cgroups), reading);
+	if (LOAD(reading, task->flags) & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
 		key->what |= KIND_KERNEL << WHAT_KIND_SHIFT;
 		return;
 	}
-	exe = mm ? mm->exe_file : NULL;
+	exe = mm ? LOAD(reading, mm->exe_file) : NULL;
 	if (!exe) {
 		key->what |= KIND_EXITING << WHAT_KIND_SHIFT;
 		return;
 	}
-	dentry = exe->f_path.dentry;
+	dentry = LOAD(reading, exe->f_path.dentry);
 	/* As numbers: the verifier lets no pointer be hashed, and up to 6.1 no union be read whole. */
-	key->file = word(exe, FIELD_OFFSET(exe->f_path.dentry), cast);
-	key->name = word(dentry, FIELD_OFFSET(dentry->d_name.hash_len), cast);
+	key->file = word(exe, FIELD_OFFSET(exe->f_path.dentry), reading);
+	key->name = word(dentry, FIELD_OFFSET(dentry->d_name.hash_len), reading);
 	if (!(u32)key->name) /* d_alloc_pseudo() is given a name without a hash */
-		key->file = exe_inode();
+		key->file = inode_of(exe);
 }
 
 /* borrowed tells whether a check is made with the rights of another than the task. A different pointer alone says nothing:
@@ -112,16 +119,18 @@ static __noinline bool borrowed(const struct cred *cred, const struct cred *own)
 /* name_process writes the file name of the current task's executable. */
 static __always_inline void name_process(u8 *to, u32 kind)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	const unsigned char *name;
-	struct mm_struct *mm = task->mm;
-	struct file *exe;
+	const unsigned char *name = NULL;
+	struct mm_struct *mm = NULL;
+	struct dentry *dentry = NULL;
+	struct file *exe = NULL;
 
 	to[0] = 0;
-	exe = mm ? mm->exe_file : NULL;
-	if (kind != KIND_FILE || !exe)
+	if (kind != KIND_FILE)
 		return;
-	name = exe->f_path.dentry->d_name.name;
+	READ(mm, current_task()->mm);
+	READ(exe, mm->exe_file);
+	READ(dentry, exe->f_path.dentry);
+	READ(name, dentry->d_name.name);
 	bpf_probe_read_kernel_str(to, NAME_SIZE, name);
 }
 
@@ -129,15 +138,16 @@ static __always_inline void name_process(u8 *to, u32 kind)
 GLOBAL u64 name_cgroup(u32 hierarchy, u32 bank)
 {
 	struct cgroup_key key = { .hierarchy = hierarchy };
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct kernfs_node *kn, *parent;
+	struct css_set *set = NULL;
 	struct cgroup_record *r;
 	struct scratch *s;
 	const char *name;
 	u32 i, flags = 0;
 	long n;
 
-	kn = node_of(task->cgroups, &flags);
+	READ(set, current_task()->cgroups);
+	kn = node_of(set, &flags);
 	READ(key.id, kn->id);
 	if (bpf_map_lookup_elem(&cgroups, &key))
 		return key.id;
@@ -177,8 +187,9 @@ GLOBAL u64 name_cgroup(u32 hierarchy, u32 bank)
 static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank)
 {
 	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
-	struct task_struct *task = bpf_get_current_task_btf();
+	struct task_struct *task = current_task();
 	struct stat_values *st = my_stats(bank);
+	const struct cred *cred = NULL;
 	struct announcement *a;
 	u32 window = settings.window;
 	u64 cgroup;
@@ -208,20 +219,21 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 	a->syscall = -1;
 	if (has_pt_regs) {
 #if defined(__TARGET_ARCH_x86)
-		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(task);
+		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 
 		READ(a->syscall, regs->orig_ax);
 #elif defined(__TARGET_ARCH_arm64)
-		struct pt_regs___arm64 *regs = (void *)bpf_task_pt_regs(task);
+		struct pt_regs___arm64 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
 		s32 number = -1;
 
 		READ(number, regs->syscallno);
 		a->syscall = number;
 #endif
 	}
-	a->tgid = task->tgid;
-	a->tid = task->pid;
-	a->uid = task->real_cred->uid.val;
+	READ(a->tgid, task->tgid);
+	READ(a->tid, task->pid);
+	READ(cred, task->real_cred);
+	READ(a->uid, cred->uid.val);
 	a->site = site;
 	a->slot = slot;
 	a->what = what & WHAT_WHO;

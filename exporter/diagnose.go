@@ -116,10 +116,10 @@ func (c circumstances) check() error {
 }
 
 // explainRefusal puts before an error of bpf.Open who refused, where the
-// process held all it needs and was refused all the same. Other errors are
-// returned as they are.
+// process held all it needs and was refused all the same. Errors that tell it
+// themselves are returned as they are.
 func (c circumstances) explainRefusal(err error) error {
-	if !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
+	if errors.Is(err, bpf.ErrMemlock) || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}
 	return fmt.Errorf("%s\n%w", refusedBy(probeBPF(), c.seccomp), err)
@@ -139,8 +139,7 @@ func probeBPF() unix.Errno {
 func refusedBy(probe unix.Errno, seccomp int) string {
 	switch {
 	case probe == unix.E2BIG:
-		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules() +
-			"; before Linux 5.11 RLIMIT_MEMLOCK can be too low as well (systemd: LimitMEMLOCK=infinity)"
+		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules()
 	case seccomp == 2:
 		return fmt.Sprintf("CAP_BPF and CAP_PERFMON are held, but a seccomp filter refuses the system call bpf(2) (%v): allow it (systemd: SystemCallFilter=bpf; containers: a seccomp profile that allows bpf)", probe)
 	case probe == unix.ENOSYS:
