@@ -240,6 +240,36 @@ func rows() []row {
 			withErr:    unix.EEXIST,
 			withoutErr: unix.EPERM,
 		},
+		{
+			name: "nslastpid",
+			call: func(string, int) error { // writes what it reads
+				const name = "/proc/sys/kernel/ns_last_pid"
+				last, err := os.ReadFile(name)
+				if err != nil {
+					return err
+				}
+				return os.WriteFile(name, last, 0)
+			},
+			keep:       []cap.Value{cap.CHECKPOINT_RESTORE},
+			with:       []want{granted(cap.CHECKPOINT_RESTORE, "pid_ns_ctl_handler")},
+			without:    []want{denied(cap.CHECKPOINT_RESTORE, "pid_ns_ctl_handler"), denied(cap.SYS_ADMIN, "pid_ns_ctl_handler")},
+			withoutErr: unix.EPERM,
+		},
+		{
+			name: "mapfiles", // opens its own executable by the link of its first mapping
+			call: func(string, int) error {
+				const dir = "/proc/self/map_files"
+				mappings, err := os.ReadDir(dir)
+				if err != nil {
+					return err
+				}
+				return closing(unix.Open(filepath.Join(dir, mappings[0].Name()), unix.O_RDONLY, 0))
+			},
+			keep:       []cap.Value{cap.CHECKPOINT_RESTORE},
+			with:       []want{granted(cap.CHECKPOINT_RESTORE, "proc_map_files_get_link")},
+			without:    []want{denied(cap.CHECKPOINT_RESTORE, "proc_map_files_get_link"), denied(cap.SYS_ADMIN, "proc_map_files_get_link")},
+			withoutErr: unix.EPERM,
+		},
 	}
 }
 
@@ -304,6 +334,7 @@ func TestRows(t *testing.T) {
 				s := checkIdentities(t, tr)
 				asked := map[string]uint64{}
 				for _, w := range v.wants {
+					w.sites = named(tr, w.sites)
 					check := Check{Capability: uint8(w.cap), Denied: w.denied}
 					if w.noAudit {
 						if got := siteCount(s, check, AuditedNo, w.sites) - siteCount(before, check, AuditedNo, w.sites); got < n {
@@ -342,6 +373,14 @@ func TestRows(t *testing.T) {
 			})
 		}
 	}
+}
+
+// named is what call sites are called: "", each of them, where the kernel names no functions.
+func named(tr *Tracer, sites []string) []string {
+	if !tr.features.snprintf {
+		return []string{""}
+	}
+	return sites
 }
 
 func siteCount(s *Snapshot, check Check, audited Audited, sites []string) (n uint64) {
