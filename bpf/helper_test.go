@@ -23,6 +23,7 @@ func helpers() map[string]func(args []string) error {
 		"iouring":     openInWorker,
 		"turns":       askInTurns,
 		"broad":       broadCalls,
+		"traced":      beTraced,
 	}
 }
 

@@ -32,8 +32,8 @@ func roles() map[string]uint32 {
 		"kallsyms_show_value",
 		// security/commoncap.c; the second where the compiler turned the call into a jump.
 		"cap_vm_enough_memory", "security_vm_enough_memory_mm",
-		// AppArmor; the second is the same, inlined into its caller.
-		"is_profile_priv_restricted_to_stack", "priv_restricted_transition",
+		// AppArmor; each is the one before it, inlined into its caller (Debian's 7.3, and 6.18).
+		"is_profile_priv_restricted_to_stack", "priv_restricted_transition", "aa_change_profile",
 	} {
 		r[name] = roleNoAudit
 	}

@@ -1,10 +1,13 @@
 package bpf
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,6 +58,7 @@ func work(t *testing.T) {
 // broadCalls is the helper that makes system calls which ask for something, with arguments that change nothing, and reads
 // whatever procfs lets it: broad DIR, with a stranger's file in it.
 func broadCalls(args []string) error {
+	runtime.LockOSThread() // a thread may only change attributes of its own
 	for range 10 {
 		for _, call := range askingCalls(args[0]) {
 			call()
@@ -62,6 +66,13 @@ func broadCalls(args []string) error {
 	}
 	for range 200 {
 		growMemory()
+		growStack()
+	}
+	for range 10 {
+		confine()
+		if err := errors.Join(helper("/proc/self/exe", "sethostname").Run(), traceChild()); err != nil {
+			return err
+		}
 	}
 	readAll("/proc/sys")
 	readAll("/sys/kernel/security")
@@ -114,6 +125,72 @@ func growMemory() {
 	brk, _, _ := unix.RawSyscall(unix.SYS_BRK, 0, 0, 0)
 	unix.RawSyscall(unix.SYS_BRK, brk+1<<16, 0, 0)
 	unix.RawSyscall(unix.SYS_BRK, brk, 0, 0)
+}
+
+// growStack touches the page below a mapping that grows downwards, as a stack does.
+func growStack() {
+	const size = 4 << 20
+	room, err := unix.MmapPtr(-1, 0, nil, size, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return
+	}
+	page := uintptr(unix.Getpagesize())
+	top := unsafe.Add(room, size-page)
+	// The kernel keeps a gap between it and the next mapping below.
+	_ = unix.MunmapPtr(room, size)
+	if _, err := unix.MmapPtr(-1, 0, top, page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON|unix.MAP_FIXED|unix.MAP_GROWSDOWN); err != nil {
+		return
+	}
+	*(*byte)(unsafe.Add(top, -1)) = 1
+	_ = unix.MunmapPtr(unsafe.Add(top, -int(page)), 2*page)
+}
+
+// confine puts a thread of its own into a Landlock domain that keeps it from making device nodes.
+func confine() {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked: the thread ends with its domain
+		attr := struct{ access uint64 }{unix.LANDLOCK_ACCESS_FS_MAKE_CHAR}
+		ruleset, _, errno := unix.RawSyscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr), 0)
+		if errno == 0 {
+			_, _, _ = unix.RawSyscall(unix.SYS_LANDLOCK_RESTRICT_SELF, ruleset, 0, 0)
+			_ = unix.Close(int(ruleset))
+		}
+	}()
+	<-done
+}
+
+// traceChild starts a child under ptrace and reads a word of it once it is not dumpable any more, which takes CAP_SYS_PTRACE.
+func traceChild() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	child := helper("/proc/self/exe", "traced")
+	child.SysProcAttr = &syscall.SysProcAttr{Ptrace: true}
+	if err := child.Start(); err != nil {
+		return err
+	}
+	pid := child.Process.Pid
+	// It stops when it has been executed, at signals of Go's own, and at its own SIGSTOP.
+	for {
+		var status unix.WaitStatus
+		if _, err := unix.Wait4(pid, &status, 0, nil); err != nil || !status.Stopped() || status.StopSignal() == unix.SIGSTOP {
+			break
+		}
+		if err := unix.PtraceCont(pid, 0); err != nil {
+			break
+		}
+	}
+	var word [8]byte
+	_, _ = unix.PtracePeekData(pid, reflect.ValueOf(traceChild).Pointer(), word[:]) // at the same address in both
+	_ = child.Process.Kill()
+	_ = child.Wait()
+	return nil
+}
+
+// beTraced is the helper that traceChild traces.
+func beTraced([]string) error {
+	return errors.Join(unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0), unix.Kill(os.Getpid(), unix.SIGSTOP))
 }
 
 func askingCalls(dir string) []func() {
@@ -182,10 +259,13 @@ func askingCalls(dir string) []func() {
 		func() { _ = unix.Prctl(unix.PR_CAPBSET_DROP, 63, 0, 0, 0) },
 		func() { _ = unix.Prctl(unix.PR_SET_SECUREBITS, ^uintptr(0), 0, 0, 0) },
 		func() { _ = unix.Prctl(unix.PR_SET_MM, ^uintptr(0), 0, 0, 0) },
+		func() { _ = unix.Setxattr(file, "security.selinux", []byte("no-such-context"), unix.XATTR_REPLACE) },
+		func() { _, _ = unix.Getxattr(file, "security.selinux", nil) },
+		func() { _ = os.WriteFile("/proc/thread-self/attr/fscreate", []byte("no-such-context"), 0) },
 		func() { _ = os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0) },
 		func() { _ = os.WriteFile("/sys/kernel/security/apparmor/.remove", []byte("no-such-profile"), 0) },
 		func() {
-			_ = os.WriteFile("/proc/self/attr/apparmor/current", []byte("changeprofile no-such-profile"), 0)
+			_ = os.WriteFile("/proc/thread-self/attr/apparmor/current", []byte("changeprofile unconfined"), 0)
 		},
 		func() { _, _ = unix.PerfEventOpen(&unix.PerfEventAttr{Size: 1}, -1, 0, -1, 0) },
 		socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_ICMP), socket(unix.AF_PACKET, unix.SOCK_RAW, 0),
