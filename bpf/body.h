@@ -197,13 +197,6 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 typedef int slow_path(u64 *ctx, bool due);
 typedef int turn_path(struct turn *t);
 
-/* OTHER_PATHS puts what is not the fast path in functions of their own, out of its way. */
-#define OTHER_PATHS(kind, bank, reading)                                                                    \
-	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading); } \
-	static __noinline int turn_##kind(struct turn *t) { return take_turn(t, reading); }
-
-#define CHECK(ctx, kind, bank, reading) check(ctx, bank, reading, slowly_##kind, turn_##kind)
-
 /* check counts one check.
  *
  * It is the fast path, and is to keep less than 64 bytes on its stack. From there on the kernel gives a function a stack of its
@@ -244,6 +237,16 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 		return slow(ctx, true);
 	return count(c, mark, 0, bank);
 }
+
+/* What is not the fast path stands in functions of its own, out of its way. */
+#define CHECK(kind, bank, reading)                                                                          \
+	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading); } \
+	static __noinline int turn_##kind(struct turn *t) { return take_turn(t, reading); }                 \
+	static __always_inline int check_##kind(u64 *ctx) { return check(ctx, bank, reading, slowly_##kind, turn_##kind); }
+
+CHECK(cast, 0, CAST)
+CHECK(probe, 0, PROBE) /* for a kernel without bpf_rdonly_cast (a kfunc since 6.2) */
+CHECK(second, 1, CAST)
 
 /* Marks a cgroup that asked for something and is gone, so that its series can end. Any hierarchy may remove one with the same
  * id, hence the look at its root. */

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
 func borrowedCount(s *Snapshot, capability uint8) (n uint64) {
@@ -57,6 +59,63 @@ func TestOverlay(t *testing.T) {
 	for check, n := range by(s, process) {
 		t.Errorf("%d checks of %s stand under the reader, who needed none", n, check)
 	}
+}
+
+// TestOpenersRights hands an open file to others: the kernel looks at the rights that its opener had (file_ns_capable in
+// pagemap_read, fs/proc/task_mmu.c).
+func TestOpenersRights(t *testing.T) {
+	tr := openLive(t, Options{})
+	for _, test := range []struct {
+		process  string
+		drop     []string
+		uid      uint32
+		borrowed bool
+	}{
+		{process: "reads-its-own"},
+		// One capability less, in each of the two words that the set was made of up to 6.2.
+		{process: "reads-without-chown", drop: []string{"cap_chown"}, borrowed: true},
+		{process: "reads-without-perfmon", drop: []string{"cap_perfmon"}, borrowed: true},
+		{process: "reads-as-nobody", uid: nobody, borrowed: true},
+	} {
+		t.Run(test.process, func(t *testing.T) {
+			file, err := os.Open("/proc/self/pagemap")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer file.Close()
+			path := executable(t, test.process)
+			openToAll(t, filepath.Dir(path))
+			cmd := helper(path, "pagemap", test.drop...)
+			cmd.ExtraFiles = []*os.File{file}
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: test.uid, Gid: test.uid}}
+			before := snapshot(t, tr)
+			run(t, cmd)
+			s := checkIdentities(t, tr)
+			const sysAdmin = 21
+			borrowed := borrowedCount(s, sysAdmin) - borrowedCount(before, sysAdmin)
+			own := by(s, test.process)["21 granted host"]
+			if (borrowed > 0) != test.borrowed || (own > 0) == test.borrowed {
+				t.Errorf("%d checks counted as borrowed and %d as its own", borrowed, own)
+			}
+		})
+	}
+}
+
+// readPagemap is the helper that gives up a capability and reads from the file that it was handed: pagemap [NAME].
+func readPagemap(args []string) error {
+	for _, name := range args {
+		drop, err := cap.FromName(name)
+		if err != nil {
+			return err
+		}
+		set := cap.GetProc()
+		if err := errors.Join(set.SetFlag(cap.Effective, false, drop), set.SetFlag(cap.Permitted, false, drop), set.SetProc()); err != nil {
+			return err
+		}
+	}
+	var entry [8]byte
+	_, err := os.NewFile(3, "pagemap").Read(entry[:])
+	return err
 }
 
 // openToAll lets other users into a folder of t.TempDir.

@@ -2,27 +2,22 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 // The source `fexit`: for kernels without the tracepoint. opts tells the class; the stack, only who asked.
 
-#include "body.h"
+#include "pair.h"
 
 static __always_inline u32 what_of(u64 *ctx) { return what((void *)ctx[1], ctx[2], ctx[4]); }
 
 static __always_inline u32 told_of(u64 *ctx) { return ctx[3] & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED; }
 
-OTHER_PATHS(cast, 0, CAST)
-
 SEC("fexit/cap_capable")
 int fexit(u64 *ctx)
 {
-	return CHECK(ctx, cast, 0, CAST);
+	return check_cast(ctx);
 }
-
-// For a kernel without bpf_rdonly_cast (a kfunc since 6.2).
-OTHER_PATHS(probe, 0, PROBE)
 
 SEC("fexit/cap_capable")
 int fexit_probe(u64 *ctx)
 {
-	return CHECK(ctx, probe, 0, PROBE);
+	return check_probe(ctx);
 }
 
 // For a kernel that names no functions (bpf_snprintf came with 5.13): which one asked cannot be told. Nor has it, up to 5.10,
@@ -42,4 +37,16 @@ int fexit_unnamed(u64 *ctx)
 	slowly(ctx, false, 0, HELPER);
 	*(volatile u64 *)&st->busy = 0;
 	return 0;
+}
+
+SEC("fexit/cap_capable")
+int fexit_first(u64 *ctx)
+{
+	return first_of_two(ctx);
+}
+
+SEC("fexit/cap_capable")
+int fexit_second(u64 *ctx)
+{
+	return second_of_two(ctx);
 }

@@ -20,6 +20,7 @@ const (
 	fexitMapFreeSites          = "free_sites"
 	fexitMapFreeWhos           = "free_whos"
 	fexitMapFunctions          = "functions"
+	fexitMapMarks              = "marks"
 	fexitMapPages              = "pages"
 	fexitMapRing               = "ring"
 	fexitMapRoles              = "roles"
@@ -32,7 +33,9 @@ const (
 	fexitMapWhos               = "whos"
 	fexitProgCgroupGone        = "cgroup_gone"
 	fexitProgFexit             = "fexit"
+	fexitProgFexitFirst        = "fexit_first"
 	fexitProgFexitProbe        = "fexit_probe"
+	fexitProgFexitSecond       = "fexit_second"
 	fexitProgFexitUnnamed      = "fexit_unnamed"
 	fexitVarDenialBurst        = "denial_burst"
 	fexitVarHasPtRegs          = "has_pt_regs"
@@ -85,7 +88,9 @@ type fexitSpecs struct {
 type fexitProgramSpecs struct {
 	CgroupGone   *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
 	Fexit        *ebpf.ProgramSpec `ebpf:"fexit"`
+	FexitFirst   *ebpf.ProgramSpec `ebpf:"fexit_first"`
 	FexitProbe   *ebpf.ProgramSpec `ebpf:"fexit_probe"`
+	FexitSecond  *ebpf.ProgramSpec `ebpf:"fexit_second"`
 	FexitUnnamed *ebpf.ProgramSpec `ebpf:"fexit_unnamed"`
 }
 
@@ -97,6 +102,7 @@ type fexitMapSpecs struct {
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
+	Marks       *ebpf.MapSpec `ebpf:"marks"`
 	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
 	Roles       *ebpf.MapSpec `ebpf:"roles"`
@@ -144,6 +150,7 @@ type fexitMaps struct {
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
+	Marks       *ebpf.Map `ebpf:"marks"`
 	Pages       *ebpf.Map `ebpf:"pages"`
 	Ring        *ebpf.Map `ebpf:"ring"`
 	Roles       *ebpf.Map `ebpf:"roles"`
@@ -162,6 +169,7 @@ func (m *fexitMaps) Close() error {
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
+		m.Marks,
 		m.Pages,
 		m.Ring,
 		m.Roles,
@@ -192,7 +200,9 @@ type fexitVariables struct {
 type fexitPrograms struct {
 	CgroupGone   *ebpf.Program `ebpf:"cgroup_gone"`
 	Fexit        *ebpf.Program `ebpf:"fexit"`
+	FexitFirst   *ebpf.Program `ebpf:"fexit_first"`
 	FexitProbe   *ebpf.Program `ebpf:"fexit_probe"`
+	FexitSecond  *ebpf.Program `ebpf:"fexit_second"`
 	FexitUnnamed *ebpf.Program `ebpf:"fexit_unnamed"`
 }
 
@@ -200,7 +210,9 @@ func (p *fexitPrograms) Close() error {
 	return _FexitClose(
 		p.CgroupGone,
 		p.Fexit,
+		p.FexitFirst,
 		p.FexitProbe,
+		p.FexitSecond,
 		p.FexitUnnamed,
 	)
 }

@@ -24,6 +24,8 @@ func helpers() map[string]func(args []string) error {
 		"turns":       askInTurns,
 		"broad":       broadCalls,
 		"traced":      beTraced,
+		"pagemap":     readPagemap,
+		"interrupted": interrupted,
 	}
 }
 

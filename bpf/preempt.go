@@ -3,8 +3,10 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -17,8 +19,40 @@ import (
 // preemptMask is the part of preempt_count that counts disabled preemption (linux/preempt.h, PREEMPT_MASK).
 const preemptMask = 0xff
 
+// fullyPreemptible tells whether the kernel can preempt what runs in it, and so a trampoline's programs. Where that is chosen at
+// boot, and was left to the kernel's configuration, nobody tells an unprivileged process; then it says no.
+func fullyPreemptible() (bool, error) {
+	version, err := os.ReadFile("/proc/version")
+	if err != nil {
+		return false, fmt.Errorf("read how the kernel was built: %w", err)
+	}
+	cmdline, err := os.ReadFile("/proc/cmdline")
+	if err != nil {
+		return false, fmt.Errorf("read how the kernel was started: %w", err)
+	}
+	return preemptionModel(string(version), string(cmdline)), nil
+}
+
+// preemptionModel looks at the words that the kernel's version has for it (init/Makefile: UTS_VERSION), and at the parameter
+// preempt=.
+func preemptionModel(version, cmdline string) (full bool) {
+	for word := range strings.FieldsSeq(version) {
+		switch word {
+		case "PREEMPT", "PREEMPT_RT":
+			return true
+		case "PREEMPT_DYNAMIC":
+			for parameter := range strings.FieldsSeq(cmdline) {
+				if value, ok := strings.CutPrefix(parameter, "preempt="); ok {
+					full = value == "full" || value == "lazy"
+				}
+			}
+		}
+	}
+	return full
+}
+
 // preemptible tells whether the kernel can preempt a program on the tracepoint cap_capable, by what the preemption counter
-// says inside of one. If so, one program is not enough: see tracepoint.bpf.c.
+// says inside of one. If so, one program is not enough: see pair.h.
 func (f *features) preemptible() (bool, error) {
 	// Without CONFIG_PREEMPTION nothing in the kernel is preempted, and the counter may always be 0.
 	if !hasFunc(f.kernel, "preempt_schedule") && !hasFunc(f.kernel, "preempt_schedule_irq") {

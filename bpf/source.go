@@ -81,27 +81,34 @@ type source struct {
 	opts    bool // it carries opts, which tell audited
 	load    func() (*ebpf.CollectionSpec, error)
 	program [3]string // by peekMode
-	pair    [2]string // two programs in place of the one, where programs are preemptible; "" if there are none
-	present func(*btf.Spec) bool
-	missing string // what present looks for
+	pair    [2]string // two programs in place of the one, where programs are preemptible
+	// preemptible tells whether they are.
+	preemptible func(*features) (bool, error)
+	latestFirst bool // of several programs, the one that was attached last runs first
+	present     func(*btf.Spec) bool
+	missing     string // what present looks for
 }
 
 // sources lists them in the order in which they are tried.
 func sources() []source {
 	return []source{{
-		name:    SourceTracepoint,
-		load:    loadTracepoint,
-		program: [3]string{"tracepoint", "tracepoint_probe", "tracepoint_probe"}, // which has been there for as long as names
-		pair:    [2]string{"tracepoint_first", "tracepoint_second"},
-		present: func(kernel *btf.Spec) bool { return hasTypedef(kernel, "btf_trace_cap_capable") },
-		missing: "the tracepoint cap_capable (Linux 6.14 and later)",
+		name:        SourceTracepoint,
+		load:        loadTracepoint,
+		program:     [3]string{"tracepoint", "tracepoint_probe", "tracepoint_probe"}, // which has been there for as long as names
+		pair:        [2]string{"tracepoint_first", "tracepoint_second"},
+		preemptible: (*features).preemptible,
+		present:     func(kernel *btf.Spec) bool { return hasTypedef(kernel, "btf_trace_cap_capable") },
+		missing:     "the tracepoint cap_capable (Linux 6.14 and later)",
 	}, {
-		name:    SourceFexit,
-		opts:    true,
-		load:    loadFexit,
-		program: [3]string{"fexit", "fexit_probe", "fexit_unnamed"},
-		present: func(kernel *btf.Spec) bool { return hasFunc(kernel, "cap_capable") },
-		missing: "the function cap_capable in its BTF",
+		name:        SourceFexit,
+		opts:        true,
+		load:        loadFexit,
+		program:     [3]string{"fexit", "fexit_probe", "fexit_unnamed"},
+		pair:        [2]string{"fexit_first", "fexit_second"},
+		preemptible: func(*features) (bool, error) { return fullyPreemptible() },
+		latestFirst: true, // __bpf_trampoline_link_prog, kernel/bpf/trampoline.c: hlist_add_head
+		present:     func(kernel *btf.Spec) bool { return hasFunc(kernel, "cap_capable") },
+		missing:     "the function cap_capable in its BTF",
 	}}
 }
 
@@ -117,6 +124,7 @@ var errAbsent = errors.New("the kernel lacks it")
 type objects struct {
 	collection *ebpf.Collection
 	programs   []*ebpf.Program // that count, in the order in which they run
+	backwards  bool            // they are to be attached in the other order
 	links      []link.Link
 }
 
@@ -125,8 +133,7 @@ func (o *objects) banks() int { return len(o.programs) }
 
 func (o *objects) close() error {
 	var errs []error
-	// The second program first: without the first it would count all.
-	for _, l := range slices.Backward(o.links) {
+	for _, l := range o.links {
 		errs = append(errs, l.Close())
 	}
 	if o.collection != nil {
@@ -166,7 +173,7 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 	if err != nil {
 		return nil, f.explain(fmt.Errorf("load the BPF objects: %w", err))
 	}
-	o := &objects{collection: c}
+	o := &objects{collection: c, backwards: s.latestFirst}
 	for _, name := range names {
 		o.programs = append(o.programs, c.Programs[name])
 	}
@@ -176,13 +183,13 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 // wantsTwo tells whether one program would miss checks. A kernel that cannot be asked gets the one, and
 // capability_exporter_missed_runs_total tells what that costs.
 func (s source) wantsTwo(f *features, mode peekMode, opts Options) (bool, error) {
-	if s.pair[0] == "" || mode != peekCast {
+	if mode != peekCast {
 		return false, nil
 	}
 	if opts.pair != nil {
 		return *opts.pair, nil
 	}
-	two, err := f.preemptible()
+	two, err := s.preemptible(f)
 	if errors.Is(err, unix.EPERM) {
 		return false, err // the source itself will be refused, too
 	}
@@ -246,6 +253,9 @@ func number(b bool) uint32 {
 // attach begins to count.
 func (o *objects) attach() error {
 	programs := slices.Clone(o.programs)
+	if o.backwards {
+		slices.Reverse(programs)
+	}
 	if gone := o.collection.Programs[programGone]; gone != nil {
 		programs = append(programs, gone)
 	}
