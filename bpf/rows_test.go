@@ -201,6 +201,49 @@ func rows() []row {
 			withoutErr: errNone, // asked, needed or not
 			inlined:    true,
 		}, "security_capset", "sys_capset"),
+		one(cap.SETPCAP, row{
+			name: "securebits",
+			call: func(string, int) error {
+				bits, err := unix.PrctlRetInt(unix.PR_GET_SECUREBITS, 0, 0, 0, 0)
+				if err != nil {
+					return err
+				}
+				return unix.Prctl(unix.PR_SET_SECUREBITS, uintptr(bits), 0, 0, 0)
+			},
+			inlined: true,
+		}, "security_task_prctl", "security_capset", "sys_capset"), // the latter for the helper's own capset(2)
+		one(cap.SYS_RAWIO, row{
+			name: "mmaplow",
+			skip: func(t *testing.T) {
+				if v, err := os.ReadFile("/proc/sys/vm/mmap_min_addr"); err == nil && strings.TrimSpace(string(v)) == "0" {
+					t.Skip("vm.mmap_min_addr is 0: anybody may map the lowest page, and nothing is asked")
+				}
+			},
+			call: func(string, int) error {
+				size := uintptr(unix.Getpagesize())
+				const flags = unix.MAP_PRIVATE | unix.MAP_ANON | unix.MAP_FIXED
+				if _, _, errno := unix.RawSyscall6(unix.SYS_MMAP, 0, size, unix.PROT_NONE, flags, ^uintptr(0), 0); errno != 0 {
+					return errno
+				}
+				return syscall3(unix.SYS_MUNMAP, 0, size, 0)
+			},
+			inlined: true,
+		}, "security_mmap_addr"),
+		{
+			name: "mmap", // is there memory to promise?
+			call: func(string, int) error {
+				page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+				if err != nil {
+					return err
+				}
+				return unix.Munmap(page)
+			},
+			keep:       []cap.Value{cap.SYS_ADMIN},
+			with:       []want{silent(granted(cap.SYS_ADMIN, "__mmap_region", "mmap_region"))},
+			without:    []want{silent(denied(cap.SYS_ADMIN, "__mmap_region", "mmap_region"))},
+			withoutErr: errNone,
+			inlined:    true,
+		},
 		{
 			name: "seccomp",
 			call: func(string, int) error {
@@ -309,6 +352,8 @@ func makeRow(args []string) error {
 	return nil
 }
 
+const unseen = "unseen: fexit does not see the checks of a caller that cap_capable was inlined into"
+
 // TestRows makes each system call of the table, with and without its capability, and finds exactly its checks.
 func TestRows(t *testing.T) {
 	tr := openLive(t, Options{})
@@ -333,11 +378,16 @@ func TestRows(t *testing.T) {
 				run(t, helper(path, "row", r.name, v.name, strconv.Itoa(n), dir))
 				s := checkIdentities(t, tr)
 				asked := map[string]uint64{}
+				const capset = "8 granted host" // the helper's own, once for each of its threads
+				inlined := r.inlined && tr.Info().Source == SourceFexit
 				for _, w := range v.wants {
 					w.sites = named(tr, w.sites)
 					check := Check{Capability: uint8(w.cap), Denied: w.denied}
 					if w.noAudit {
-						if got := siteCount(s, check, AuditedNo, w.sites) - siteCount(before, check, AuditedNo, w.sites); got < n {
+						got := siteCount(s, check, AuditedNo, w.sites) - siteCount(before, check, AuditedNo, w.sites)
+						if got == 0 && inlined {
+							t.Log(unseen)
+						} else if got < n {
 							t.Errorf("%s, no-audit, at %v: %d more, want %d", check, w.sites, got, n)
 						}
 						continue
@@ -350,21 +400,18 @@ func TestRows(t *testing.T) {
 					}
 				}
 				got := by(s, name)
-				if r.inlined && tr.Info().Source == SourceFexit && len(got) == 0 {
-					t.Log("unseen: fexit does not see the checks of a caller that cap_capable was inlined into")
+				if len(asked) > 0 && inlined && len(got) == 0 {
+					t.Log(unseen)
 					return
 				}
 				if r.fallback && tr.Info().Source == SourceFexit && got["21 denied host"] != 0 {
 					asked["21 denied host"] = n
 				}
-				if asked["8 denied host"]+asked["8 granted host"] == 0 {
-					// The helper's own capset(2), once for each of its threads.
-					delete(got, "8 granted host")
-				} else {
-					asked["8 granted host"] = got["8 granted host"]
-					if v.name == "without" && got["8 denied host"] != n {
-						t.Errorf("capset: %v", got)
-					}
+				if got[capset] >= asked[capset] {
+					asked[capset] = got[capset]
+				}
+				if asked[capset] == 0 {
+					delete(asked, capset)
 				}
 				if fmt.Sprint(got) != fmt.Sprint(asked) {
 					t.Errorf("asked for %v, want %v", got, asked)
