@@ -95,8 +95,8 @@ bench: ## Measure what a check costs, as root on an idle machine
 test-vm: ## Run the live tests on Debian's kernels, in qemu, and print a table
 	for arch in amd64 arm64; do \
 		export CGO_ENABLED=0 GOARCH=$$arch; \
-		for package in bpf exporter; do go test -c -o $(BUILD)/$$arch/$$package.test ./$$package || exit; done; \
-		go build -o $(BUILD)/$$arch/capability_exporter ./exporter || exit; \
+		for package in bpf exporter; do go test -c -ldflags '-s -w' -o $(BUILD)/$$arch/$$package.test ./$$package || exit; done; \
+		go build -ldflags '-s -w' -o $(BUILD)/$$arch/capability_exporter ./exporter || exit; \
 	done
 	bpf/vm/matrix
 

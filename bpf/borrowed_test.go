@@ -137,7 +137,8 @@ func readFile(args []string) error {
 func TestAccess(t *testing.T) {
 	tr := openLive(t, Options{})
 	const process = "set-user-id"
-	path := executable(t, process)
+	path := filepath.Join(t.TempDir(), process)
+	copyFile(t, path)
 	openToAll(t, filepath.Dir(path))
 	if err := os.Chmod(path, 0o755|os.ModeSetuid); err != nil {
 		t.Fatal(err)

@@ -55,11 +55,18 @@ func snapshot(t *testing.T, tr *Tracer) *Snapshot {
 	return s
 }
 
-// executable makes this test binary an executable of another name, which no other process on the machine has.
+// executable makes this test binary an executable of another name, which no other process on the machine has. The file itself may
+// be the same.
 func executable(t *testing.T, name string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), name)
-	copyFile(t, to)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(self, to); err != nil { // another file system
+		copyFile(t, to)
+	}
 	return to
 }
 

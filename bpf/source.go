@@ -281,7 +281,7 @@ var errLockdown = errors.New("kernel lockdown is at confidentiality, which keeps
 // kernel/bpf/helpers.c).
 func (f *features) explain(err error) error {
 	var limit unix.Rlimit
-	if errors.Is(err, unix.EPERM) && !f.memcg && unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur != unix.RLIM_INFINITY {
+	if errors.Is(err, unix.EPERM) && !f.memcg && unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur != unix.RLIM_INFINITY && smallMapFits() {
 		return fmt.Errorf("%w: it is %d KiB, and on this kernel (Linux before 5.11) what the exporter counts in is charged to it; raise it before the start, as the exporter may not (systemd: LimitMEMLOCK=infinity in the unit; a shell: ulimit -l unlimited): %w", ErrMemlock, limit.Cur/1024, err)
 	}
 	var refused *ebpf.VerifierError
@@ -294,6 +294,16 @@ func (f *features) explain(err error) error {
 		}
 	}
 	return err
+}
+
+// smallMapFits tells a limit, which small maps are within, from a refusal of all.
+func smallMapFits() bool {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return false
+	}
+	m.Close()
+	return true
 }
 
 // reasonOf sorts what stood in the way of a source, for capability_exporter_source_refused_info.

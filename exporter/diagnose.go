@@ -139,7 +139,8 @@ func probeBPF() unix.Errno {
 func refusedBy(probe unix.Errno, seccomp int) string {
 	switch {
 	case probe == unix.E2BIG:
-		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules()
+		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules() +
+			"; before Linux 5.11 an RLIMIT_MEMLOCK of nearly nothing does, too (systemd: LimitMEMLOCK=infinity)"
 	case seccomp == 2:
 		return fmt.Sprintf("CAP_BPF and CAP_PERFMON are held, but a seccomp filter refuses the system call bpf(2) (%v): allow it (systemd: SystemCallFilter=bpf; containers: a seccomp profile that allows bpf)", probe)
 	case probe == unix.ENOSYS:
