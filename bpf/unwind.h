@@ -95,6 +95,9 @@ static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 				above_trampoline = 1;
 				continue;
 			}
+			/* The same function in two parts: on arm64 cap_vm_enough_memory is not a part of its caller. */
+			if (role == ROLE_NOAUDIT)
+				continue;
 			f->asker = ip;
 			break;
 		}

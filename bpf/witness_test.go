@@ -148,13 +148,19 @@ func (w *witness) tell(t *testing.T, from, to int, class func(s *testprog.Sighti
 		s := &seen[i]
 		stack := s.Stack[:s.Depth]
 		at := slices.IndexFunc(stack, func(ip uint64) bool { return w.name(ip) == "cap_capable" })
-		if at < 0 || at+3 >= len(stack) {
+		if at < 0 || at+4 >= len(stack) {
 			t.Fatalf("a stack without cap_capable: %x", stack)
 		}
-		wrapper, asker := w.name(stack[at+1]), w.name(stack[at+2])
-		if wrapper == "security_capable" {
-			wrapper, asker = asker, w.name(stack[at+3])
+		frames := stack[at+1:]
+		if w.name(frames[0]) == "security_capable" {
+			frames = frames[1:]
 		}
+		wrapper := w.name(frames[0])
+		switch w.name(frames[1]) { // these ask for their callers, too, where they are not the wrapper themselves
+		case "security_vm_enough_memory_mm", "aa_change_profile":
+			frames = frames[1:]
+		}
+		asker := w.name(frames[1])
 		sums[testimony{Check{Capability: uint8(s.Cap), Denied: s.Ret != 0, UserNS: s.Level != 0}, class(s, wrapper, asker), asker}]++
 	}
 	return sums
@@ -211,9 +217,9 @@ func TestOpts(t *testing.T) {
 	tr := openLive(t, Options{sources: []Source{SourceTracepoint}})
 	t.Run("alone", func(t *testing.T) {
 		askers := compare(t, tr, w, byOpts, unanswered)
-		for _, either := range modulesThatAsk(t) {
-			if !slices.ContainsFunc(either, func(asker string) bool { return askers[asker] }) {
-				t.Errorf("none of %v has asked for anything, although the security module is on", either)
+		for _, asker := range modulesThatAsk(t) {
+			if !askers[asker] {
+				t.Errorf("%s has not asked for anything, although its security module is on", asker)
 			}
 		}
 	})
@@ -227,8 +233,8 @@ func TestOpts(t *testing.T) {
 }
 
 // modulesThatAsk are the functions of security modules that are on, and that the workload makes ask cap_capable directly, and not
-// through security_capable; of each, one or the other, depending on what the compiler has inlined.
-func modulesThatAsk(t *testing.T) (askers [][]string) {
+// through security_capable.
+func modulesThatAsk(t *testing.T) (askers []string) {
 	read := func(path string) string {
 		content, err := os.ReadFile(path)
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -238,13 +244,13 @@ func modulesThatAsk(t *testing.T) (askers [][]string) {
 	}
 	modules := strings.Split(read("/sys/kernel/security/lsm"), ",")
 	if slices.Contains(modules, "apparmor") {
-		askers = append(askers, []string{"aa_may_manage_policy"})
+		askers = append(askers, "aa_may_manage_policy")
 		if read("/proc/sys/kernel/apparmor_restrict_unprivileged_unconfined") == "1" {
-			askers = append(askers, []string{"aa_change_profile", "do_setattr"})
+			askers = append(askers, "do_setattr")
 		}
 	}
 	if slices.Contains(modules, "selinux") {
-		askers = append(askers, []string{"selinux_inode_setxattr"}, []string{"selinux_inode_getsecurity"}, []string{"selinux_lsm_setattr"})
+		askers = append(askers, "selinux_inode_setxattr", "selinux_inode_getsecurity", "selinux_lsm_setattr")
 	}
 	return askers
 }
@@ -259,7 +265,7 @@ func compare(t *testing.T, tr *Tracer, w *witness, class func(*testprog.Sighting
 	last := snapshot(t, tr)
 	d := w.sightings(t)
 	missed := last.MissedRuns - first.MissedRuns
-	// Where programs are preemptible the witness, too, misses what is asked while it has been preempted.
+	// The witness is one program, and misses what is asked while it has been preempted.
 	stats, err := w.loaded.Program.Stats()
 	if err != nil {
 		t.Fatal(err)
@@ -267,9 +273,9 @@ func compare(t *testing.T, tr *Tracer, w *witness, class func(*testprog.Sighting
 	unseen := stats.RecursionMisses
 	if tr.objects.banks() == 1 {
 		notMissed(t, last)
-		if unseen != 0 {
-			t.Fatalf("the witness was skipped %d times where programs cannot be preempted", unseen)
-		}
+	}
+	if unseen > 20 {
+		t.Fatalf("the witness was skipped %d times", unseen)
 	}
 
 	// Checks made while a snapshot is being read may stand on either side of it.

@@ -68,13 +68,14 @@ func broadCalls(args []string) error {
 		growMemory()
 		growStack()
 	}
-	for range 10 {
+	for range 3 {
 		confine()
 		if err := errors.Join(helper("/proc/self/exe", "sethostname").Run(), traceChild()); err != nil {
 			return err
 		}
 	}
 	readAll("/proc/sys")
+	readAll("/proc/thread-self/net")
 	readAll("/sys/kernel/security")
 	pids, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -86,13 +87,13 @@ func broadCalls(args []string) error {
 	return nil
 }
 
-// readAll reads the beginning of each file that can be opened, a task's own threads and descriptors aside.
+// readAll reads the beginning of each file that can be opened, a task's threads, descriptors and network aside.
 func readAll(root string) {
 	_ = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 			return fs.SkipDir
-		case d.IsDir() && (d.Name() == "task" || d.Name() == "fd" || d.Name() == "fdinfo" || d.Name() == "net"):
+		case d.IsDir() && (d.Name() == "task" || d.Name() == "fd" || d.Name() == "fdinfo" || d.Name() == "net") && path != root:
 			return fs.SkipDir
 		case !d.Type().IsRegular():
 			_, _ = os.Readlink(path)
