@@ -26,6 +26,13 @@ func TestTwoPrograms(t *testing.T) {
 	}
 	run(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)))
 	s := checkIdentities(t, tr)
+	preemptible, err := tr.source.preemptible(tr.features)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !preemptible {
+		notMissed(t, s)
+	}
 	if got := by(s, name); short(total(got), n, s.MissedRuns) {
 		t.Errorf("asked for %v, and %d were missed, want %d", got, s.MissedRuns, n)
 	}

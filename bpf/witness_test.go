@@ -20,6 +20,7 @@ import (
 
 // A witness sees every check with its whole stack, by a program and by rules of its own. It shares nothing with the product.
 type witness struct {
+	program string
 	loaded  *testprog.Loaded
 	symbols []kernelSymbol
 
@@ -47,7 +48,7 @@ func newWitness(t *testing.T, program string) *witness {
 		t.Skipf("the kernel lets nobody have the program %s: %v", program, err)
 	}
 	t.Cleanup(loaded.Close)
-	w := &witness{loaded: loaded, symbols: readSymbols(t)}
+	w := &witness{program: program, loaded: loaded, symbols: readSymbols(t)}
 	reader, err := ringbuf.NewReader(loaded.Collection.Maps["sightings"])
 	if err != nil {
 		t.Fatal(err)
@@ -265,17 +266,21 @@ func compare(t *testing.T, tr *Tracer, w *witness, class func(*testprog.Sighting
 	last := snapshot(t, tr)
 	d := w.sightings(t)
 	missed := last.MissedRuns - first.MissedRuns
-	// The witness is one program, and misses what is asked while it has been preempted.
+	// The witness is one program, and misses what is asked while it has been preempted: on the tracepoint, where ours can be, too.
 	stats, err := w.loaded.Program.Stats()
 	if err != nil {
 		t.Fatal(err)
 	}
 	unseen := stats.RecursionMisses
+	tolerable := uint64(20)
 	if tr.objects.banks() == 1 {
 		notMissed(t, last)
+		if w.program == testprog.Witness {
+			tolerable = 0
+		}
 	}
-	if unseen > 20 {
-		t.Fatalf("the witness was skipped %d times", unseen)
+	if unseen > tolerable {
+		t.Fatalf("the witness was skipped %d times, want %d at most", unseen, tolerable)
 	}
 
 	// Checks made while a snapshot is being read may stand on either side of it.
