@@ -129,7 +129,7 @@ struct stat_values {
 	u64 slow; /* runs that took the slow path although the class was at hand */
 	u64 declined; /* checks that a program did not count, for want of a mark to leave or because it was busy with another */
 	u64 second;   /* checks that the second of two programs counted */
-	u64 busy;
+	u64 busy;     /* where the kernel does not guard a program against itself: it is running on this CPU */
 };
 
 /* Both slots of a check in one cache line: which it has by the kernel function that asked, and by who asked.

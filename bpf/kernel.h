@@ -8,7 +8,7 @@
 enum {
 	PF_KTHREAD = 0x00200000, /* linux/sched.h */
 	CSS_ONLINE = 1 << 1,	 /* linux/cgroup-defs.h */
-	THREAD_SIZE = 16384, /* of a task's stack: x86-64 and arm64, but for KASAN and 64 KiB pages */
+	THREAD_SIZE = 16384,	 /* of a task's stack: x86-64 and arm64, but for KASAN and 64 KiB pages */
 	CAP_OPT_NOAUDIT = 1 << 1 /* linux/security.h; the same value in 5.10 to 7.3 */
 };
 

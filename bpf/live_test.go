@@ -125,6 +125,42 @@ func (c Check) String() string {
 	return strings.Join(words, " ")
 }
 
+// named is what call sites are called: "", each of them, where the kernel names no functions.
+func named(tr *Tracer, sites []string) []string {
+	if !tr.features.snprintf {
+		return []string{""}
+	}
+	return sites
+}
+
+func siteCount(s *Snapshot, check Check, audited Audited, sites []string) (n uint64) {
+	for _, c := range s.Sites {
+		if c.Check == check && c.Audited == audited && slices.Contains(sites, symbolName(c.Symbol)) {
+			n += c.Count
+		}
+	}
+	return n
+}
+
+func sitesOf(s *Snapshot, process string, check Check) (sites []string) {
+	for _, w := range s.Workloads {
+		if w.Process.Name == process && w.Check == check {
+			sites = append(sites, w.CallSites...)
+		}
+	}
+	return sites
+}
+
+// symbolName takes off what differs between builds.
+func symbolName(symbol string) string {
+	symbol, _, _ = strings.Cut(symbol, " ")
+	symbol, _, _ = strings.Cut(symbol, ".")
+	for _, arch := range []string{"__x64_", "__arm64_"} {
+		symbol = strings.TrimPrefix(symbol, arch)
+	}
+	return symbol
+}
+
 func total(counts map[string]uint64) (n uint64) {
 	for _, c := range counts {
 		n += c

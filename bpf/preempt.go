@@ -99,7 +99,7 @@ func (f *features) preemptible() (bool, error) {
 	}
 	defer l.Close()
 	for range 100 {
-		makeCheck()
+		_ = makeCheck() // others will do as well
 		var zero, more uint32
 		if err := seen.Lookup(uint32(1), &zero); err != nil {
 			return false, fmt.Errorf("read the probe: %w", err)
@@ -122,10 +122,12 @@ func (f *features) srcuTracepoints() bool {
 }
 
 // makeCheck has the kernel make a check of its own accord, as it does at each mapping: CAP_SYS_ADMIN, not audited.
-func makeCheck() {
-	if page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON); err == nil {
-		_ = unix.Munmap(page)
+func makeCheck() error {
+	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+	if err != nil {
+		return fmt.Errorf("map a page: %w", err)
 	}
+	return unix.Munmap(page)
 }
 
 // loadPreemptCount loads preempt_count into R1.

@@ -79,6 +79,12 @@ func rows() []row {
 		}
 		return r
 	}
+	// CAP_SYS_ADMIN does as well, and is asked for where the narrow one is denied.
+	orAdmin := func(keep cap.Value, r row, sites ...string) row {
+		r = one(keep, r, sites...)
+		r.without = append(r.without, denied(cap.SYS_ADMIN, sites...))
+		return r
+	}
 	return []row{
 		one(cap.SYS_ADMIN, row{
 			name:    "sethostname",
@@ -134,7 +140,7 @@ func rows() []row {
 			call:    func(dir string, _ int) error { return unix.Mount("", dir, "", unix.MS_REMOUNT, "") },
 			withErr: unix.EINVAL,
 		}, "path_mount"),
-		{
+		orAdmin(cap.BPF, row{
 			name: "bpfmap",
 			skip: func(t *testing.T) {
 				if v, err := os.ReadFile("/proc/sys/kernel/unprivileged_bpf_disabled"); err == nil && v[0] == '0' {
@@ -149,11 +155,7 @@ func rows() []row {
 				}
 				return errno
 			},
-			keep:       []cap.Value{cap.BPF},
-			with:       []want{granted(cap.BPF, "bpf_token_capable", "map_create", "__sys_bpf")},
-			without:    []want{denied(cap.BPF, "bpf_token_capable", "map_create", "__sys_bpf"), denied(cap.SYS_ADMIN, "bpf_token_capable", "map_create", "__sys_bpf")},
-			withoutErr: unix.EPERM,
-		},
+		}, "bpf_token_capable", "map_create", "__sys_bpf"),
 		{
 			name: "perfevent",
 			skip: func(t *testing.T) {
@@ -230,14 +232,8 @@ func rows() []row {
 			inlined: true,
 		}, "security_mmap_addr"),
 		{
-			name: "mmap", // is there memory to promise?
-			call: func(string, int) error {
-				page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
-				if err != nil {
-					return err
-				}
-				return unix.Munmap(page)
-			},
+			name:       "mmap", // is there memory to promise?
+			call:       func(string, int) error { return makeCheck() },
 			keep:       []cap.Value{cap.SYS_ADMIN},
 			with:       []want{silent(granted(cap.SYS_ADMIN, "__mmap_region", "mmap_region"))},
 			without:    []want{silent(denied(cap.SYS_ADMIN, "__mmap_region", "mmap_region"))},
@@ -266,7 +262,7 @@ func rows() []row {
 			without:    []want{silent(denied(cap.NET_ADMIN, "net_ctl_permissions"))},
 			withoutErr: errNone,
 		},
-		{
+		orAdmin(cap.CHECKPOINT_RESTORE, row{
 			name: "clone3",
 			call: func(string, int) error {
 				pid := int32(os.Getpid()) // taken, so that no process is made
@@ -277,13 +273,9 @@ func rows() []row {
 				runtime.KeepAlive(&pid)
 				return err
 			},
-			keep:       []cap.Value{cap.CHECKPOINT_RESTORE},
-			with:       []want{granted(cap.CHECKPOINT_RESTORE, "alloc_pid")},
-			without:    []want{denied(cap.CHECKPOINT_RESTORE, "alloc_pid"), denied(cap.SYS_ADMIN, "alloc_pid")},
-			withErr:    unix.EEXIST,
-			withoutErr: unix.EPERM,
-		},
-		{
+			withErr: unix.EEXIST,
+		}, "alloc_pid"),
+		orAdmin(cap.CHECKPOINT_RESTORE, row{
 			name: "nslastpid",
 			call: func(string, int) error { // writes what it reads
 				const name = "/proc/sys/kernel/ns_last_pid"
@@ -293,12 +285,8 @@ func rows() []row {
 				}
 				return os.WriteFile(name, last, 0)
 			},
-			keep:       []cap.Value{cap.CHECKPOINT_RESTORE},
-			with:       []want{granted(cap.CHECKPOINT_RESTORE, "pid_ns_ctl_handler")},
-			without:    []want{denied(cap.CHECKPOINT_RESTORE, "pid_ns_ctl_handler"), denied(cap.SYS_ADMIN, "pid_ns_ctl_handler")},
-			withoutErr: unix.EPERM,
-		},
-		{
+		}, "pid_ns_ctl_handler"),
+		orAdmin(cap.CHECKPOINT_RESTORE, row{
 			name: "mapfiles", // opens its own executable by the link of its first mapping
 			call: func(string, int) error {
 				const dir = "/proc/self/map_files"
@@ -308,11 +296,7 @@ func rows() []row {
 				}
 				return closing(unix.Open(filepath.Join(dir, mappings[0].Name()), unix.O_RDONLY, 0))
 			},
-			keep:       []cap.Value{cap.CHECKPOINT_RESTORE},
-			with:       []want{granted(cap.CHECKPOINT_RESTORE, "proc_map_files_get_link")},
-			without:    []want{denied(cap.CHECKPOINT_RESTORE, "proc_map_files_get_link"), denied(cap.SYS_ADMIN, "proc_map_files_get_link")},
-			withoutErr: unix.EPERM,
-		},
+		}, "proc_map_files_get_link"),
 	}
 }
 
@@ -420,42 +404,6 @@ func TestRows(t *testing.T) {
 			})
 		}
 	}
-}
-
-// named is what call sites are called: "", each of them, where the kernel names no functions.
-func named(tr *Tracer, sites []string) []string {
-	if !tr.features.snprintf {
-		return []string{""}
-	}
-	return sites
-}
-
-func siteCount(s *Snapshot, check Check, audited Audited, sites []string) (n uint64) {
-	for _, c := range s.Sites {
-		if c.Check == check && c.Audited == audited && slices.Contains(sites, symbolName(c.Symbol)) {
-			n += c.Count
-		}
-	}
-	return n
-}
-
-func sitesOf(s *Snapshot, process string, check Check) (sites []string) {
-	for _, w := range s.Workloads {
-		if w.Process.Name == process && w.Check == check {
-			sites = append(sites, w.CallSites...)
-		}
-	}
-	return sites
-}
-
-// symbolName takes off what differs between builds.
-func symbolName(symbol string) string {
-	symbol, _, _ = strings.Cut(symbol, " ")
-	symbol, _, _ = strings.Cut(symbol, ".")
-	for _, arch := range []string{"__x64_", "__arm64_"} {
-		symbol = strings.TrimPrefix(symbol, arch)
-	}
-	return symbol
 }
 
 // TestUserNamespace uses CAP_SYS_ADMIN in a user namespace of its own.

@@ -124,7 +124,6 @@ var errAbsent = errors.New("the kernel lacks it")
 type objects struct {
 	collection *ebpf.Collection
 	programs   []*ebpf.Program // that count, in the order in which they run
-	backwards  bool            // they are to be attached in the other order
 	links      []link.Link
 }
 
@@ -173,7 +172,7 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 	if err != nil {
 		return nil, f.explain(fmt.Errorf("load the BPF objects: %w", err))
 	}
-	o := &objects{collection: c, backwards: s.latestFirst}
+	o := &objects{collection: c}
 	for _, name := range names {
 		o.programs = append(o.programs, c.Programs[name])
 	}
@@ -250,10 +249,10 @@ func number(b bool) uint32 {
 	return 0
 }
 
-// attach begins to count.
-func (o *objects) attach() error {
+// attach begins to count. latestFirst is as in source.
+func (o *objects) attach(latestFirst bool) error {
 	programs := slices.Clone(o.programs)
-	if o.backwards {
+	if latestFirst {
 		slices.Reverse(programs)
 	}
 	if gone := o.collection.Programs[programGone]; gone != nil {

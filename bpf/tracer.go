@@ -186,7 +186,7 @@ func (t *Tracer) start() (err error) {
 		return err
 	}
 	t.attached = t.clock.wall
-	if err := t.objects.attach(); err != nil {
+	if err := t.objects.attach(t.source.latestFirst); err != nil {
 		return err
 	}
 	t.running.Go(t.readRing)
@@ -277,7 +277,7 @@ func (t *Tracer) keepHouse() {
 func (t *Tracer) learn() {
 	// A check that the kernel makes of its own accord at each mapping (no-audit), so that an idle machine teaches, too.
 	for range 2 * agreed {
-		makeCheck()
+		_ = makeCheck() // the tracer learns from others as well
 	}
 	l := newLearner(t.source.opts)
 	var record ringbuf.Record
