@@ -182,7 +182,7 @@ func interrupted(args []string) error {
 
 // TestInterrupted makes checks in the middle of others, in interrupts.
 func TestInterrupted(t *testing.T) {
-	const n, name = 100_000, "interrupted"
+	const n, name = 500_000, "interrupted"
 	const setting = "/proc/sys/net/core/tstamp_allow_data"
 	before, err := os.ReadFile(setting)
 	if err != nil {
