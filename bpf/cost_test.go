@@ -99,7 +99,7 @@ func ways(t *testing.T) []way {
 	}
 	attach := func(tr *Tracer) func() {
 		var offs []func()
-		for _, p := range tr.objects.programs {
+		for _, p := range tr.objects.Programs {
 			offs = append(offs, must(link.AttachTracing(link.TracingOptions{Program: p})))
 		}
 		return func() {
@@ -138,16 +138,15 @@ func openDetached(t *testing.T, opts Options) *Tracer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tr.Close() })
-	for _, l := range tr.objects.links {
-		l.Close()
+	if err := tr.objects.Detach(); err != nil {
+		t.Fatal(err)
 	}
-	tr.objects.links = nil
 	return tr
 }
 
 // fillSeries runs as many differently named executables as there are slots, each of which asks once.
 func fillSeries(t *testing.T, tr *Tracer) {
-	l, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.programs[0]})
+	l, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.Programs[0]})
 	if err != nil {
 		t.Fatal(err)
 	}

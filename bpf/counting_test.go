@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"capability_exporter/bpf/internal/source"
 	"capability_exporter/bpf/internal/testprog"
 )
 
@@ -53,7 +54,7 @@ func notMissed(t *testing.T, s *Snapshot) {
 // where it cannot be preempted; of two, both may have been preempted at once, and what that cost is told.
 func mayMiss(t *testing.T, tr *Tracer, s *Snapshot) uint64 {
 	t.Helper()
-	if tr.objects.banks() == 1 {
+	if tr.objects.Banks() == 1 {
 		notMissed(t, s)
 	}
 	return s.MissedRuns
@@ -317,7 +318,7 @@ func TestForeignFexit(t *testing.T) {
 // TestWithoutCast reads the stack as on a kernel without bpf_rdonly_cast.
 func TestWithoutCast(t *testing.T) {
 	const n, name = 100_000, "without-cast"
-	mode := peekProbe
+	mode := source.PeekProbe
 	tr := openLive(t, Options{peek: &mode})
 	run(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)))
 	s := checkIdentities(t, tr)

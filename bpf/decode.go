@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/bpf/internal/programs"
 )
 
 // decode reads a record of the kernel side. Both sides run on one machine, so its layout is T's.
@@ -30,8 +32,8 @@ func text(raw []byte) string {
 	return string(raw)
 }
 
-// path puts together what name_cgroup in who.h took apart: names from the leaf up, each with its NUL.
-func (r *cgroupRecord) path(id uint64) Cgroup {
+// pathOf puts together what name_cgroup in programs/who.h took apart: names from the leaf up, each with its NUL.
+func pathOf(r *programs.CgroupRecord, id uint64) Cgroup {
 	c := Cgroup{ID: id, Path: "/", Truncated: r.Truncated != 0}
 	n := min(int(r.Len), len(r.Names))
 	if names := strings.Split(strings.TrimSuffix(string(r.Names[:n]), "\x00"), "\x00"); n > 0 {
@@ -41,24 +43,11 @@ func (r *cgroupRecord) path(id uint64) Cgroup {
 	return c
 }
 
-// pending reads how many checks an entry of a cache has for its slots. Only audited ones have a who slot.
-func (c *cached) pending() (n uint64, site, who uint32, audited bool) {
-	site = uint32(c.Counted>>pendingBits) % (1 << slotBits)
-	who = uint32(c.Counted >> (pendingBits + slotBits)) // plus one
-	return c.Counted % (1 << pendingBits), site, who - 1, who != 0
-}
-
-func (r *whoRecord) cgroup() cgroupKey {
-	return cgroupKey{Id: r.Cgroup, Hierarchy: r.Key.What >> whatHierarchyShift & whatHierarchy}
-}
-
-func (r *whoRecord) kind() uint8 { return uint8(r.Key.What >> whatKindShift & whatKind) }
-
 func processOf(kind uint8, name []byte) Process {
 	switch kind {
-	case kindKernel:
+	case programs.KindKernel:
 		return Process{Kind: ProcessKernel}
-	case kindExiting:
+	case programs.KindExiting:
 		return Process{Kind: ProcessExiting}
 	}
 	return Process{Kind: ProcessFile, Name: text(name)}
@@ -86,4 +75,23 @@ func bootTime() (int64, error) {
 
 func (c bootClock) time(boot uint64) time.Time {
 	return c.wall.Add(time.Duration(int64(boot) - c.boot))
+}
+
+// checkOf reads a what without its class, see WHAT_ in abi.h.
+func checkOf(what uint32) Check {
+	return Check{
+		Capability: uint8(what % programs.Capabilities),
+		Denied:     what&programs.WhatDenied != 0,
+		UserNS:     what&programs.WhatUserNS != 0,
+	}
+}
+
+func auditedOf(what uint32) Audited {
+	switch what >> programs.WhatClassShift & 3 {
+	case programs.ClassNoAudit:
+		return AuditedNo
+	case programs.ClassAudited:
+		return AuditedYes
+	}
+	return AuditedUnknown
 }

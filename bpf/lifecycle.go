@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+
+	"capability_exporter/bpf/internal/programs"
 )
 
 // A seriesKey is what people tell a series by. A service that is restarted has a new cgroup of the same path, and its series
@@ -152,7 +154,7 @@ func (t *Tracer) endSeries() error {
 	if err != nil {
 		return err
 	}
-	over := map[cgroupKey]bool{}
+	over := map[programs.CgroupKey]bool{}
 	served := map[Cgroup]bool{} // by what is shown: those with a cgroup that exists or is still within the retention
 	for key := range t.cgroups {
 		state, err := t.readCgroup(key)
@@ -180,32 +182,32 @@ func (t *Tracer) endSeries() error {
 		return err
 	}
 	for key := range over {
-		if err := t.objects.collection.Maps["cgroups"].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		if err := t.objects.Collection.Maps["cgroups"].Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 			return fmt.Errorf("forget a cgroup: %w", err)
 		}
 		delete(t.cgroups, key)
 	}
 	// Each CPU's cache asks the table again, where the keys are no more.
-	return t.set(func(v *settingValues) { v.Epoch++ })
+	return t.set(func(v *programs.SettingValues) { v.Epoch++ })
 }
 
 // meetCgroups makes sure that the cgroup of each slot is known, even if nobody has asked for a snapshot. It counts the slots.
 func (t *Tracer) meetCgroups() (series int, err error) {
-	err = t.eachSeries(func(_ uint32, r *whoRecord) error {
+	err = t.eachSeries(func(_ uint32, r *programs.WhoRecord) error {
 		series++
-		_, err := t.cgroup(r.cgroup())
+		_, err := t.cgroup(programs.CgroupOf(r))
 		return err
 	})
 	return series, err
 }
 
 // eachSeries calls f for each slot that has a series.
-func (t *Tracer) eachSeries(f func(slot uint32, r *whoRecord) error) error {
-	for slot := uint32(whoFixed); slot < uint32(whoFixed+t.opts.SeriesLimit); slot++ {
+func (t *Tracer) eachSeries(f func(slot uint32, r *programs.WhoRecord) error) error {
+	for slot := uint32(programs.WhoFixed); slot < uint32(programs.WhoFixed+t.opts.SeriesLimit); slot++ {
 		if t.whoCount(slot) == 0 {
 			continue
 		}
-		r, err := record[whoRecord](t.whoRecords, slot)
+		r, err := record[programs.WhoRecord](t.whoRecords, slot)
 		if err != nil {
 			return err
 		}
@@ -220,9 +222,9 @@ func (t *Tracer) eachSeries(f func(slot uint32, r *whoRecord) error) error {
 }
 
 // retireSlots takes the slots of the cgroups that are over.
-func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[Cgroup]bool) error {
-	return t.eachSeries(func(slot uint32, r *whoRecord) error {
-		if !over[r.cgroup()] {
+func (t *Tracer) retireSlots(over map[programs.CgroupKey]bool, served map[Cgroup]bool) error {
+	return t.eachSeries(func(slot uint32, r *programs.WhoRecord) error {
+		if !over[programs.CgroupOf(r)] {
 			return nil
 		}
 		w, err := t.workload(r)
@@ -234,8 +236,8 @@ func (t *Tracer) retireSlots(over map[cgroupKey]bool, served map[Cgroup]bool) er
 }
 
 // retire takes a slot from its key, and into quarantine. Its series goes on without it if carry is set, and ends if not.
-func (t *Tracer) retire(slot uint32, r *whoRecord, w *WorkloadCount, carry bool) error {
-	if err := t.objects.collection.Maps["whos"].Delete(r.Key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+func (t *Tracer) retire(slot uint32, r *programs.WhoRecord, w *WorkloadCount, carry bool) error {
+	if err := t.objects.Collection.Maps["whos"].Delete(r.Key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("retire a slot: %w", err)
 	}
 	t.life.last[slot] = r.Created
@@ -251,11 +253,11 @@ func (t *Tracer) retire(slot uint32, r *whoRecord, w *WorkloadCount, carry bool)
 func (t *Tracer) retireDuplicates() (retired bool, err error) {
 	type use struct {
 		slot   uint32
-		record *whoRecord
+		record *programs.WhoRecord
 		series WorkloadCount
 	}
 	uses := map[seriesKey][]use{}
-	err = t.eachSeries(func(slot uint32, r *whoRecord) error {
+	err = t.eachSeries(func(slot uint32, r *programs.WhoRecord) error {
 		w, err := t.workload(r)
 		if w.Cgroup.Path != "" { // else nobody knows how long the cgroup lives
 			key := keyOf(&w)
@@ -301,7 +303,7 @@ func (t *Tracer) freeSlots() error {
 			continue
 		}
 		t.life.release(r, t.whoCount(r.slot))
-		if err := t.objects.collection.Maps["free_whos"].Put(nil, r.slot); err != nil {
+		if err := t.objects.Collection.Maps["free_whos"].Put(nil, r.slot); err != nil {
 			return fmt.Errorf("free a slot: %w", err)
 		}
 	}

@@ -127,7 +127,7 @@ func (c Check) String() string {
 
 // named is what call sites are called: "", each of them, where the kernel names no functions.
 func named(tr *Tracer, sites []string) []string {
-	if !tr.features.snprintf {
+	if !tr.features.Names {
 		return []string{""}
 	}
 	return sites

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"capability_exporter/bpf/internal/source"
+
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -21,12 +23,12 @@ func TestTwoPrograms(t *testing.T) {
 	const n, name = 100_000, "counted-by-two"
 	two := true
 	tr := openLive(t, Options{pair: &two})
-	if tr.objects.banks() != 2 {
+	if tr.objects.Banks() != 2 {
 		t.Skip("the kernel has no bpf_rdonly_cast: there is one program at most")
 	}
 	run(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)))
 	s := checkIdentities(t, tr)
-	preemptible, err := tr.source.preemptible(tr.features)
+	preemptible, err := tr.source.Preemptible(tr.features)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,41 +43,23 @@ func TestTwoPrograms(t *testing.T) {
 	}
 }
 
-func TestPreemptionModel(t *testing.T) {
-	for _, test := range []struct {
-		version, cmdline string
-		full             bool
-	}{
-		{"Linux version 6.12.48 (gcc) #1 SMP PREEMPT_DYNAMIC Debian 6.12.48-1 (2025-09-20)", "console=ttyS0", false},
-		{"Linux version 6.12.48 (gcc) #1 SMP PREEMPT_DYNAMIC Debian 6.12.48-1 (2025-09-20)", "preempt=none quiet preempt=full", true},
-		{"Linux version 6.12.48 (gcc) #1 SMP PREEMPT_DYNAMIC Debian 6.12.48-1 (2025-09-20)", "preempt=full preempt=voluntary", false},
-		{"Linux version 6.1.0 (gcc) #1 SMP PREEMPT_RT Debian 6.1.1", "", true},
-		{"Linux version 6.1.0 (gcc) #1 SMP PREEMPT Thu Nov 1", "preempt=none", true}, // not to be chosen
-		{"Linux version 5.10.0 (gcc) #1 SMP Debian 5.10.1", "preempt=full", false},
-	} {
-		if got := preemptionModel(test.version, test.cmdline); got != test.full {
-			t.Errorf("%q, %q: %t, want %t", test.version, test.cmdline, got, test.full)
-		}
-	}
-}
-
 // TestPreemptibleAgree holds the two ways to tell against each other, where the kernel has both.
 func TestPreemptibleAgree(t *testing.T) {
 	needsRoot(t)
-	f, err := probeFeatures()
+	f, err := source.Probe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !sources()[0].present(f.kernel) {
+	if !source.All()[0].Present(f) {
 		t.Skip("no tracepoint cap_capable")
 	}
-	preemptible, err := f.preemptible()
+	preemptible, err := f.Preemptible()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Logf("preemptible: %t, guarded by SRCU: %t", preemptible, f.srcuTracepoints())
-	if preemptible != f.srcuTracepoints() {
-		t.Errorf("programs are preemptible: %t, but tracepoints are guarded by SRCU: %t", preemptible, f.srcuTracepoints())
+	t.Logf("preemptible: %t, guarded by SRCU: %t", preemptible, f.SRCUTracepoints())
+	if preemptible != f.SRCUTracepoints() {
+		t.Errorf("programs are preemptible: %t, but tracepoints are guarded by SRCU: %t", preemptible, f.SRCUTracepoints())
 	}
 }
 
@@ -224,7 +208,7 @@ func TestPreempted(t *testing.T) {
 		s := checkIdentities(t, tr)
 		counted = by(s, name)["21 granted host"]
 		missed := s.MissedRuns - before.MissedRuns
-		t.Logf("%s, %s, %d programs: %d checks made, %d counted, %d missed of all", name, tr.Info().Source, tr.objects.banks(), made, counted, missed)
+		t.Logf("%s, %s, %d programs: %d checks made, %d counted, %d missed of all", name, tr.Info().Source, tr.objects.Banks(), made, counted, missed)
 		if short(counted, made, missed) {
 			t.Errorf("%s: %d of %d checks were counted, and %d are told to be missed", name, counted, made, missed)
 		}

@@ -1,5 +1,7 @@
 package bpf
 
+import "capability_exporter/bpf/internal/programs"
+
 // readRing hands on the announcements until Close.
 func (t *Tracer) readRing() {
 	if t.opts.holdReader != nil {
@@ -25,13 +27,13 @@ func (t *Tracer) readRing() {
 }
 
 func (t *Tracer) announcement(raw []byte) (Announcement, error) {
-	r, err := decode[announcementRecord](raw)
+	r, err := decode[programs.Announcement](raw)
 	if err != nil {
 		return Announcement{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	state, err := t.cgroup(cgroupKey{Id: r.Cgroup, Hierarchy: uint64(r.Hierarchy)})
+	state, err := t.cgroup(programs.CgroupKey{Id: r.Cgroup, Hierarchy: uint64(r.Hierarchy)})
 	if err != nil {
 		return Announcement{}, err
 	}
@@ -42,7 +44,7 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 	return Announcement{
 		Time: t.clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)),
 		Cgroup: state.cgroup, Process: processOf(r.Kind, r.Name[:]),
-		Overflow: r.Slot < whoBorrowed, Borrowed: r.Slot >= whoBorrowed && r.Slot < whoFixed,
+		Overflow: r.Slot < programs.WhoBorrowed, Borrowed: r.Slot >= programs.WhoBorrowed && r.Slot < programs.WhoFixed,
 		TGID: r.Tgid, TID: r.Tid, UID: r.Uid, Syscall: r.Syscall, Symbol: symbol,
 	}, nil
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"capability_exporter/bpf/internal/source"
+
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -233,7 +235,7 @@ func rows() []row {
 		}, "security_mmap_addr"),
 		{
 			name:       "mmap", // is there memory to promise?
-			call:       func(string, int) error { return makeCheck() },
+			call:       func(string, int) error { return source.MakeCheck() },
 			keep:       []cap.Value{cap.SYS_ADMIN},
 			with:       []want{silent(granted(cap.SYS_ADMIN, "__mmap_region", "mmap_region"))},
 			without:    []want{silent(denied(cap.SYS_ADMIN, "__mmap_region", "mmap_region"))},

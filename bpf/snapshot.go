@@ -9,13 +9,15 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+
+	"capability_exporter/bpf/internal/programs"
 )
 
 // buffers are kept from one snapshot to the next. Each slot is summed over banks and CPUs.
 type buffers struct {
-	page        [pageSlots]uint64
-	cache       cachePageValues
-	sums        []uint64 // of a bank's pages from sitePage on
+	page        [programs.PageSlots]uint64
+	cache       programs.Cache
+	sums        []uint64 // of a bank's pages from programs.SitePage on
 	counts      []uint64 // the greatest that each of the sums has been
 	sites, whos []uint64 // parts of counts, by slot
 	fence       atomic.Uint32
@@ -50,19 +52,19 @@ func (t *Tracer) Snapshot() (*Snapshot, error) {
 // sum may be too small for once, and never too large: it counts when it exceeds what has been read before.
 func (t *Tracer) readCounters() error {
 	b, v := &t.buffers, &t.settings
-	whos := int(v.WhoPage-sitePage) * pageSlots
+	whos := int(v.WhoPage-programs.SitePage) * programs.PageSlots
 	if b.counts == nil {
-		b.counts = make([]uint64, (v.BankPages-sitePage)*pageSlots)
+		b.counts = make([]uint64, (v.BankPages-programs.SitePage)*programs.PageSlots)
 		b.sums = make([]uint64, len(b.counts))
 		b.sites, b.whos = b.counts[:whos], b.counts[whos:]
 	}
 	clear(b.sums)
 	err := t.eachBank(func(first uint32) error {
-		for page := uint32(sitePage); page < v.BankPages; page++ {
+		for page := uint32(programs.SitePage); page < v.BankPages; page++ {
 			if err := read(t.pages, pageAt(first+page), &b.page); err != nil {
 				return fmt.Errorf("read the counters: %w", err)
 			}
-			sums := b.sums[(page-sitePage)*pageSlots:]
+			sums := b.sums[(page-programs.SitePage)*programs.PageSlots:]
 			for slot, n := range &b.page {
 				sums[slot] += n
 			}
@@ -74,12 +76,12 @@ func (t *Tracer) readCounters() error {
 	}
 	b.fence.Add(1) // arm64 may read the later first
 	err = t.eachBank(func(first uint32) error {
-		for page := uint32(cachePage); page < sitePage; page++ {
+		for page := uint32(programs.CachePage); page < programs.SitePage; page++ {
 			if err := read(t.pages, pageAt(first+page), &b.cache); err != nil {
 				return fmt.Errorf("read what is pending: %w", err)
 			}
 			for i := range b.cache.Cached {
-				n, site, who, audited := b.cache.Cached[i].pending()
+				n, site, who, audited := programs.Pending(&b.cache.Cached[i])
 				b.sums[site] += n
 				if audited {
 					b.sums[whos+int(who)] += n
@@ -99,7 +101,7 @@ func (t *Tracer) readCounters() error {
 
 // eachBank calls f with the first page of each bank of each CPU.
 func (t *Tracer) eachBank(f func(first uint32) error) error {
-	for first := uint32(0); first < t.objects.collection.Maps["pages"].MaxEntries(); first += t.settings.BankPages {
+	for first := uint32(0); first < t.objects.Collection.Maps["pages"].MaxEntries(); first += t.settings.BankPages {
 		if err := f(first); err != nil {
 			return err
 		}
@@ -108,7 +110,7 @@ func (t *Tracer) eachBank(f func(first uint32) error) error {
 }
 
 // pageAt is where a page begins, in bytes.
-func pageAt(n uint32) int64 { return int64(n) * int64(unsafe.Sizeof(page{})) }
+func pageAt(n uint32) int64 { return int64(n) * int64(unsafe.Sizeof(programs.Page{})) }
 
 // read copies what stands at an offset of a map's memory.
 func read[T any](m *ebpf.Memory, offset int64, v *T) error {
@@ -129,16 +131,16 @@ func record[T any](m *ebpf.Memory, slot uint32) (*T, error) {
 }
 
 func (t *Tracer) addSites(s *Snapshot) error {
-	for slot := range uint32(siteFixed + t.opts.SiteLimit) {
+	for slot := range uint32(programs.SiteFixed + t.opts.SiteLimit) {
 		n := t.buffers.sites[slot]
 		if n == 0 {
 			continue
 		}
-		if slot < siteFixed {
+		if slot < programs.SiteFixed {
 			s.Sites = append(s.Sites, SiteCount{Check: checkOf(slot), Audited: auditedOf(slot), Overflow: true, Count: n, Created: t.attached})
 			continue
 		}
-		r, err := record[siteRecord](t.siteRecords, slot)
+		r, err := record[programs.SiteRecord](t.siteRecords, slot)
 		if err != nil {
 			return err
 		}
@@ -150,18 +152,18 @@ func (t *Tracer) addSites(s *Snapshot) error {
 }
 
 func (t *Tracer) addWorkloads(s *Snapshot) error {
-	for slot := range uint32(whoFixed) {
+	for slot := range uint32(programs.WhoFixed) {
 		n := t.whoCount(slot)
 		if n == 0 {
 			continue
 		}
-		if slot < whoBorrowed {
+		if slot < programs.WhoBorrowed {
 			s.Workloads = append(s.Workloads, WorkloadCount{Check: checkOf(slot), Overflow: true, Count: n, Created: t.attached})
 		} else {
 			s.Borrowed = append(s.Borrowed, CheckCount{Check: checkOf(slot), Count: n})
 		}
 	}
-	err := t.eachSeries(func(slot uint32, r *whoRecord) error {
+	err := t.eachSeries(func(slot uint32, r *programs.WhoRecord) error {
 		w, err := t.workload(r)
 		if err != nil {
 			return err
@@ -176,12 +178,12 @@ func (t *Tracer) addWorkloads(s *Snapshot) error {
 	return err
 }
 
-func (t *Tracer) workload(r *whoRecord) (WorkloadCount, error) {
-	state, err := t.cgroup(r.cgroup())
+func (t *Tracer) workload(r *programs.WhoRecord) (WorkloadCount, error) {
+	state, err := t.cgroup(programs.CgroupOf(r))
 	if err != nil {
 		return WorkloadCount{}, err
 	}
-	w := WorkloadCount{Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(r.kind(), r.Name[:])}
+	w := WorkloadCount{Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:])}
 	for _, site := range r.Sites {
 		if site == 0 {
 			break
@@ -199,10 +201,10 @@ func (t *Tracer) workload(r *whoRecord) (WorkloadCount, error) {
 
 // symbol names a site slot's kernel function.
 func (t *Tracer) symbol(slot uint32) (string, error) {
-	if slot < siteFixed {
+	if slot < programs.SiteFixed {
 		return "", nil
 	}
-	r, err := record[siteRecord](t.siteRecords, slot)
+	r, err := record[programs.SiteRecord](t.siteRecords, slot)
 	if err != nil {
 		return "", err
 	}
@@ -210,7 +212,7 @@ func (t *Tracer) symbol(slot uint32) (string, error) {
 }
 
 // cgroup returns what the kernel side noted of a cgroup. The caller holds mu.
-func (t *Tracer) cgroup(key cgroupKey) (*cgroupState, error) {
+func (t *Tracer) cgroup(key programs.CgroupKey) (*cgroupState, error) {
 	if state := t.cgroups[key]; state != nil {
 		return state, nil
 	}
@@ -221,28 +223,28 @@ func (t *Tracer) cgroup(key cgroupKey) (*cgroupState, error) {
 	return state, err
 }
 
-func (t *Tracer) readCgroup(key cgroupKey) (*cgroupState, error) {
-	var r cgroupRecord
-	switch err := t.objects.collection.Maps["cgroups"].Lookup(key, &r); {
+func (t *Tracer) readCgroup(key programs.CgroupKey) (*cgroupState, error) {
+	var r programs.CgroupRecord
+	switch err := t.objects.Collection.Maps["cgroups"].Lookup(key, &r); {
 	case errors.Is(err, ebpf.ErrKeyNotExist): // there was no memory for it
 		return &cgroupState{cgroup: Cgroup{ID: key.Id}}, nil
 	case err != nil:
 		return nil, fmt.Errorf("read the path of cgroup %d: %w", key.Id, err)
 	}
-	return &cgroupState{cgroup: r.path(key.Id), offline: r.Offline}, nil
+	return &cgroupState{cgroup: pathOf(&r, key.Id), offline: r.Offline}, nil
 }
 
 func (t *Tracer) addLosses(s *Snapshot) error {
 	// How often it was skipped is read before how often the second program stood in, so that a check in flight makes the
 	// difference too small and never too large; the next snapshot has it.
-	stats, err := t.objects.programs[0].Stats()
+	stats, err := t.objects.Programs[0].Stats()
 	if err != nil {
 		return fmt.Errorf("read how often the kernel skipped the BPF program: %w", err)
 	}
 	var declined, second uint64
 	err = t.eachBank(func(first uint32) error {
-		var v statValues
-		if err := read(t.pages, pageAt(first+statPage), &v); err != nil {
+		var v programs.StatValues
+		if err := read(t.pages, pageAt(first+programs.StatPage), &v); err != nil {
 			return fmt.Errorf("read the statistics: %w", err)
 		}
 		s.RingLost += v.Lost

@@ -1,4 +1,5 @@
-// Package bpf counts the kernel's capability checks in the kernel itself, and reads what was counted.
+// Package bpf counts the kernel's capability checks in the kernel itself, and reads what was counted. It is the public face of the
+// rooms in internal: it knows what a slot is and whose it is. It knows nothing of metrics, nor of what people call a workload.
 package bpf
 
 import (
@@ -12,6 +13,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+
+	"capability_exporter/bpf/internal/callers"
+	"capability_exporter/bpf/internal/programs"
+	"capability_exporter/bpf/internal/source"
 )
 
 // Options say how much to keep. The zero value is good for most machines.
@@ -27,7 +32,7 @@ type Options struct {
 
 	// What only tests change.
 	sources      []Source
-	peek         *peekMode
+	peek         *source.Peek
 	pair         *bool // whether there are two programs
 	denialBurst  uint32
 	confirmEvery uint32
@@ -77,9 +82,9 @@ const windowTicks = 60
 // A Tracer counts every capability check from Open to Close. Its methods are safe for concurrent use.
 type Tracer struct {
 	opts     Options
-	features *features
-	source   source
-	objects  *objects
+	features *source.Features
+	source   source.Source
+	objects  *source.Objects
 	refused  []Refusal
 	attached time.Time
 	clock    bootClock
@@ -92,9 +97,9 @@ type Tracer struct {
 	closing                        func() error
 
 	mu        sync.Mutex // guards all below
-	settings  settingValues
-	hierarchy hierarchy
-	cgroups   map[cgroupKey]*cgroupState
+	settings  programs.SettingValues
+	hierarchy source.Hierarchy
+	cgroups   map[programs.CgroupKey]*cgroupState
 	life      lifecycle
 	missed    uint64 // checks that no program counted
 	buffers   buffers
@@ -105,30 +110,33 @@ type Tracer struct {
 // Its error joins what stood in the way of each source; errors.Is(err, unix.EPERM) holds if the kernel refused one.
 func Open(opts Options) (*Tracer, error) {
 	opts.setDefaults()
-	f, err := probeFeatures()
+	f, err := source.Probe()
 	if err != nil {
 		return nil, err
 	}
-	t := &Tracer{opts: opts, features: f, stop: make(chan struct{}), cgroups: map[cgroupKey]*cgroupState{}, life: newLifecycle()}
+	t := &Tracer{opts: opts, features: f, stop: make(chan struct{}), cgroups: map[programs.CgroupKey]*cgroupState{}, life: newLifecycle()}
 	t.closing = sync.OnceValue(t.close)
-	mode := f.peekMode()
+	mode := f.Peek()
 	if opts.peek != nil {
 		mode = *opts.peek
 	}
 	var errs []error
-	for _, s := range sources() {
-		if opts.sources != nil && !slices.Contains(opts.sources, s.name) {
+	for _, s := range source.All() {
+		if opts.sources != nil && !slices.Contains(opts.sources, Source(s.Name)) {
 			continue
 		}
-		t.objects, err = s.open(f, mode, opts)
+		t.objects, err = s.Open(f, mode, source.Options{
+			SeriesLimit: opts.SeriesLimit, SiteLimit: opts.SiteLimit, RingSize: opts.RingSize,
+			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
+		})
 		if err == nil {
 			t.source = s
 			break
 		}
-		r := Refusal{Source: s.name, Reason: reasonOf(err), Err: err}
+		r := Refusal{Source: Source(s.Name), Reason: source.ReasonOf(err), Err: err}
 		t.refused = append(t.refused, r)
-		opts.Logger.Warn("source refused", "via", s.name, "reason", r.Reason, "err", err)
-		errs = append(errs, fmt.Errorf("source %s (%s): %w", s.name, r.Reason, err))
+		opts.Logger.Warn("source refused", "via", s.Name, "reason", r.Reason, "err", err)
+		errs = append(errs, fmt.Errorf("source %s (%s): %w", s.Name, r.Reason, err))
 	}
 	if t.objects == nil {
 		return nil, fmt.Errorf("no way to see the kernel's capability checks: %w", errors.Join(errs...))
@@ -136,15 +144,15 @@ func Open(opts Options) (*Tracer, error) {
 	if err := t.start(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	opts.Logger.Info("counting capability checks", "via", t.source.name, "audit", t.Info().Audit, "cgroups", t.hierarchy.name, "programs", t.objects.banks())
+	opts.Logger.Info("counting capability checks", "via", t.source.Name, "audit", t.Info().Audit, "cgroups", t.hierarchy.Name, "programs", t.objects.Banks())
 	return t, nil
 }
 
 // start fills the maps, attaches, and starts what runs beside the kernel side.
 func (t *Tracer) start() (err error) {
-	maps := t.objects.collection.Maps
-	for name, role := range roles() {
-		var key [symbolSize]byte
+	maps := t.objects.Collection.Maps
+	for name, role := range callers.Roles() {
+		var key [programs.SymbolSize]byte
 		copy(key[:], name)
 		if err := maps["roles"].Put(key, role); err != nil {
 			return fmt.Errorf("fill the table of kernel functions: %w", err)
@@ -158,7 +166,7 @@ func (t *Tracer) start() (err error) {
 		}
 		return nil
 	}
-	if err := errors.Join(fill("free_sites", siteFixed, t.opts.SiteLimit), fill("free_whos", whoFixed, t.opts.SeriesLimit)); err != nil {
+	if err := errors.Join(fill("free_sites", programs.SiteFixed, t.opts.SiteLimit), fill("free_whos", programs.WhoFixed, t.opts.SeriesLimit)); err != nil {
 		return err
 	}
 	if t.pages, err = maps["pages"].Memory(); err != nil {
@@ -170,7 +178,7 @@ func (t *Tracer) start() (err error) {
 	if t.whoRecords, err = maps["who_records"].Memory(); err != nil {
 		return fmt.Errorf("map the workload records: %w", err)
 	}
-	if err := t.objects.collection.Variables["settings"].Get(&t.settings); err != nil {
+	if err := t.objects.Collection.Variables["settings"].Get(&t.settings); err != nil {
 		return fmt.Errorf("read the settings: %w", err)
 	}
 	if t.ring, err = ringbuf.NewReader(maps["ring"]); err != nil {
@@ -186,7 +194,7 @@ func (t *Tracer) start() (err error) {
 		return err
 	}
 	t.attached = t.clock.wall
-	if err := t.objects.attach(t.source.latestFirst); err != nil {
+	if err := t.objects.Attach(); err != nil {
 		return err
 	}
 	t.running.Go(t.readRing)
@@ -199,8 +207,8 @@ func (t *Tracer) start() (err error) {
 func (t *Tracer) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	info := Info{Source: t.source.name, Audit: "callsite", Cgroups: t.hierarchy.name, Refused: t.refused}
-	if t.source.opts {
+	info := Info{Source: Source(t.source.Name), Audit: "callsite", Cgroups: t.hierarchy.Name, Refused: t.refused}
+	if t.source.Opts {
 		info.Audit = "opts"
 	}
 	return info
@@ -221,25 +229,25 @@ func (t *Tracer) close() error {
 	}
 	close(t.stop)
 	t.running.Wait()
-	return errors.Join(append(errs, t.objects.close())...)
+	return errors.Join(append(errs, t.objects.Close())...)
 }
 
 // chooseHierarchy looks which cgroup hierarchy tells workloads apart, and hands it to the kernel side.
 func (t *Tracer) chooseHierarchy() error {
-	h, err := chooseHierarchy(t.opts.Proc, t.features.kernel)
+	h, err := source.ChooseHierarchy(t.opts.Proc, t.features.Kernel)
 	if err != nil {
 		return fmt.Errorf("choose the cgroup hierarchy: %w", err)
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.hierarchy = h
-	return t.set(func(v *settingValues) { v.CgroupAt, v.Hierarchy = h.at, h.index })
+	return t.set(func(v *programs.SettingValues) { v.CgroupAt, v.Hierarchy = h.At, h.Index })
 }
 
 // set changes the kernel side's settings. The caller holds mu.
-func (t *Tracer) set(change func(*settingValues)) error {
+func (t *Tracer) set(change func(*programs.SettingValues)) error {
 	change(&t.settings)
-	if err := t.objects.collection.Variables["settings"].Set(t.settings); err != nil {
+	if err := t.objects.Collection.Variables["settings"].Set(t.settings); err != nil {
 		return fmt.Errorf("write the BPF program's settings: %w", err)
 	}
 	return nil
@@ -256,7 +264,7 @@ func (t *Tracer) keepHouse() {
 		case <-second.C:
 		}
 		t.mu.Lock()
-		err := t.set(func(v *settingValues) {
+		err := t.set(func(v *programs.SettingValues) {
 			v.Tick++
 			v.Window = v.Tick / windowTicks
 		})
@@ -276,14 +284,14 @@ func (t *Tracer) keepHouse() {
 // learn takes in the stacks that the kernel side had to unwind, and gives it the offsets they show.
 func (t *Tracer) learn() {
 	// A check that the kernel makes of its own accord at each mapping (no-audit), so that an idle machine teaches, too.
-	for range 2 * agreed {
-		_ = makeCheck() // the tracer learns from others as well
+	for range 2 * callers.Agreed {
+		_ = source.MakeCheck() // the tracer learns from others as well
 	}
-	l := newLearner(t.source.opts)
+	l := callers.NewLearner(t.source.Opts)
 	var record ringbuf.Record
 	for t.samples.ReadInto(&record) == nil {
-		s, err := decode[sample](record.RawSample)
-		if err == nil && l.learn(s) {
+		s, err := decode[programs.Sample](record.RawSample)
+		if err == nil && l.Learn(s) {
 			err = t.teach(l)
 		}
 		if err != nil {
@@ -293,13 +301,13 @@ func (t *Tracer) learn() {
 }
 
 // teach hands what the learner knows to the kernel side.
-func (t *Tracer) teach(l *learner) error {
+func (t *Tracer) teach(l *callers.Learner) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before := t.settings
-	l.publish(&t.settings)
+	l.Publish(&t.settings)
 	if t.settings == before {
 		return nil
 	}
-	return t.set(func(*settingValues) {})
+	return t.set(func(*programs.SettingValues) {})
 }

@@ -1,6 +1,10 @@
 package bpf
 
-import "time"
+import (
+	"time"
+
+	"capability_exporter/bpf/internal/source"
+)
 
 // Check is what every counter is split by: one capability, whether it was
 // granted, and of which kind of user namespace it was asked.
@@ -131,10 +135,13 @@ type Source string
 
 const (
 	// SourceTracepoint is tp_btf/cap_capable (Linux 6.14 and later).
-	SourceTracepoint Source = "tracepoint"
+	SourceTracepoint Source = source.Tracepoint
 	// SourceFexit is fexit/cap_capable.
-	SourceFexit Source = "fexit"
+	SourceFexit Source = source.Fexit
 )
+
+// ErrMemlock is the cause of a Refusal with the reason "memlock".
+var ErrMemlock = source.ErrMemlock
 
 // Refusal says why a source that was tried is not in use.
 type Refusal struct {

@@ -273,7 +273,7 @@ func compare(t *testing.T, tr *Tracer, w *witness, class func(*testprog.Sighting
 	}
 	unseen := stats.RecursionMisses
 	tolerable := uint64(20)
-	if tr.objects.banks() == 1 {
+	if tr.objects.Banks() == 1 {
 		notMissed(t, last)
 		if w.program == testprog.Witness {
 			tolerable = 0

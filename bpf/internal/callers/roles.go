@@ -1,17 +1,19 @@
-package bpf
+package callers
 
-// roles says what part a kernel function plays on the way to cap_capable, by its name without the compiler's suffixes. Where
+import "capability_exporter/bpf/internal/programs"
+
+// Roles says what part a kernel function plays on the way to cap_capable, by its name without the compiler's suffixes. Where
 // the kernel's source gives one and the same function both classes, as it does with has_cap_mac_admin, the function above it
 // decides. A function that is not named here decides nothing: the check's class is then unknown.
 //
 // The names are those of Linux 5.10 to 7.3; one that a kernel lacks does no harm.
-func roles() map[string]uint32 {
+func Roles() map[string]uint32 {
 	r := map[string]uint32{
-		"cap_capable":             roleCapable,
-		"__traceiter_cap_capable": roleIterator,
-		"security_capable":        roleSecurity,
+		"cap_capable":             programs.RoleCapable,
+		"__traceiter_cap_capable": programs.RoleIterator,
+		"security_capable":        programs.RoleSecurity,
 		// security/selinux/hooks.c; the second argument, audit, is opts.
-		"has_cap_mac_admin": roleByCaller,
+		"has_cap_mac_admin": programs.RoleByCaller,
 	}
 	for _, name := range []string{
 		// kernel/capability.c: CAP_OPT_NONE, or CAP_OPT_INSETID.
@@ -23,7 +25,7 @@ func roles() map[string]uint32 {
 		"cap_capset", "cap_inh_is_capped", "cap_task_prctl", "cap_mmap_addr",
 		"policy_ns_capable", "aa_policy_admin_capable", "smack_privileged_cred",
 	} {
-		r[name] = roleAudited
+		r[name] = programs.RoleAudited
 	}
 	for _, name := range []string{
 		// kernel/capability.c; capable_noaudit from 7.3 on.
@@ -35,11 +37,11 @@ func roles() map[string]uint32 {
 		// AppArmor; each is the one before it, inlined into its caller (Debian's 7.3, and 6.18).
 		"is_profile_priv_restricted_to_stack", "priv_restricted_transition", "aa_change_profile",
 	} {
-		r[name] = roleNoAudit
+		r[name] = programs.RoleNoAudit
 	}
 	for _, name := range []string{"selinux_inode_setxattr", "selinux_setprocattr", "selinux_lsm_setattr"} {
-		r[name] = roleCallerAudited
+		r[name] = programs.RoleCallerAudited
 	}
-	r["selinux_inode_getsecurity"] = roleCallerNoAudit
+	r["selinux_inode_getsecurity"] = programs.RoleCallerNoAudit
 	return r
 }

@@ -1,7 +1,12 @@
-package bpf
+// Package callers knows who asks without audit: which part each kernel function plays on the way to cap_capable, by its name, and
+// where on the stack those functions' return addresses stand, learned from stacks that were unwound. It is pure: it knows nothing of
+// how a stack is had, nor of what is counted.
+package callers
 
-// agreed is the number of unwound stacks that must agree on an offset before it is used.
-const agreed = 3
+import "capability_exporter/bpf/internal/programs"
+
+// Agreed is the number of unwound stacks that must agree on an offset before it is used.
+const Agreed = 3
 
 // An agreement is the set of offsets at which a return address stood in each of the stacks seen. The right offset is always
 // among them, so once only one is left it is the right one. Copies of earlier frames, which lie about on any stack, drop out
@@ -30,7 +35,7 @@ func (a *agreement) add(found []uint32) {
 
 // settled returns the offset, once it is known.
 func (a *agreement) settled() (offset uint32, ok bool) {
-	if len(a.offsets) == 1 && a.stacks >= agreed {
+	if len(a.offsets) == 1 && a.stacks >= Agreed {
 		return a.offsets[0], true
 	}
 	return 0, false
@@ -58,9 +63,9 @@ type learnedPair struct {
 // entry of its own. The kernel has some thirty pairs.
 const pairLimit = 44
 
-// A learner turns unwound stacks, each beside the raw words it was found in, into the offsets at which the kernel side can
+// A Learner turns unwound stacks, each beside the raw words it was found in, into the offsets at which the kernel side can
 // peek. Everything it finds is verified by the kernel side at each use.
-type learner struct {
+type Learner struct {
 	opts bool // the source knows the class, so a pair need not agree on one
 
 	capable  [2]agreement // with one program on the tracepoint, with several
@@ -74,12 +79,13 @@ type learner struct {
 	pairs           map[pairKey]*learnedPair
 }
 
-func newLearner(opts bool) *learner {
-	return &learner{opts: opts, pairs: map[pairKey]*learnedPair{}}
+// NewLearner makes a learner that knows nothing. opts tells that the source knows each check's class.
+func NewLearner(opts bool) *Learner {
+	return &Learner{opts: opts, pairs: map[pairKey]*learnedPair{}}
 }
 
-// learn takes in one stack and tells whether that can have changed what is known.
-func (l *learner) learn(s *sample) bool {
+// Learn takes in one stack and tells whether that can have changed what is known.
+func (l *Learner) Learn(s *programs.Sample) bool {
 	if s.Blocked != 0 || s.Capable == 0 || s.Caller == 0 {
 		return false
 	}
@@ -118,11 +124,11 @@ func (l *learner) learn(s *sample) bool {
 	}
 	class := s.Class
 	if l.opts {
-		class = classAudited // not looked at
+		class = programs.ClassAudited // not looked at
 	} else if s.ByCaller != 0 {
-		class = classUnknown
+		class = programs.ClassUnknown
 	}
-	if s.Asker == 0 || class == classUnknown {
+	if s.Asker == 0 || class == programs.ClassUnknown {
 		return true
 	}
 	key := pairKey{s.Caller, s.Wrapper}
@@ -135,16 +141,16 @@ func (l *learner) learn(s *sample) bool {
 		l.pairs[key] = p
 	}
 	if p.class != class {
-		p.class = classUnknown // two answers: unwind each
+		p.class = programs.ClassUnknown // two answers: unwind each
 	}
 	p.asker.add(find(words, s.Asker, base, above))
 	return true
 }
 
-// publish writes what is settled into v.
-func (l *learner) publish(v *settingValues) {
-	put := func(to *layout, i int) {
-		*to = layout{Capable: ^uint64(0)}
+// Publish writes what is settled into v.
+func (l *Learner) Publish(v *programs.SettingValues) {
+	put := func(to *programs.Layout, i int) {
+		*to = programs.Layout{Capable: ^uint64(0)}
 		if at, ok := l.capable[i].settled(); ok {
 			to.Capable, to.CapableAt = l.address[i], at
 		}
@@ -156,26 +162,26 @@ func (l *learner) publish(v *settingValues) {
 	} else {
 		v.Multi.Capable = ^uint64(0)
 	}
-	var known []pair
+	var known []programs.Pair
 	caller, ok := l.caller.settled()
 	if ok {
 		v.CallerAfter = caller
 		wrapper, wrapped := l.wrapper.settled()
 		v.Security, v.WrapperAfter = l.security, wrapper
 		for k, p := range l.pairs {
-			if at, ok := p.asker.settled(); ok && p.class != classUnknown && (wrapped || k.wrapper == 0) {
-				known = append(known, pair{Caller: k.caller, Wrapper: k.wrapper, AskerAfter: at, Class: p.class})
+			if at, ok := p.asker.settled(); ok && p.class != programs.ClassUnknown && (wrapped || k.wrapper == 0) {
+				known = append(known, programs.Pair{Caller: k.caller, Wrapper: k.wrapper, AskerAfter: at, Class: p.class})
 			}
 		}
 	}
 	v.PairSeed, v.Pairs = place(known, v.PairSeed)
 }
 
-type pairTable = [1 << pairBits]pair
+type pairTable = [1 << programs.PairBits]programs.Pair
 
 // place puts each pair on an entry of its own: the kernel side looks at one only. It keeps the seed it is given if that will
 // do, so that most changes move nothing.
-func place(known []pair, seed uint64) (uint64, pairTable) {
+func place(known []programs.Pair, seed uint64) (uint64, pairTable) {
 	for next := uint64(1); ; next++ {
 		if table, ok := fit(known, seed); ok && seed != 0 {
 			return seed, table
@@ -188,9 +194,9 @@ func place(known []pair, seed uint64) (uint64, pairTable) {
 	}
 }
 
-func fit(known []pair, seed uint64) (table pairTable, ok bool) {
+func fit(known []programs.Pair, seed uint64) (table pairTable, ok bool) {
 	for _, p := range known {
-		i := (p.Caller ^ p.Wrapper<<1) * seed >> (64 - pairBits)
+		i := (p.Caller ^ p.Wrapper<<1) * seed >> (64 - programs.PairBits)
 		if table[i].Caller != 0 {
 			return table, false
 		}

@@ -1,8 +1,11 @@
-package bpf
+// Package source finds and attaches what shows this kernel's capability checks: what the kernel has, which of the programs that
+// means, how large their maps are. It knows nothing of what they count, and asks the kernel by what it has, never by its version.
+package source
 
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -10,34 +13,47 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/bpf/internal/programs"
 )
 
-// A peekMode is how the kernel side reads words off the stack.
-type peekMode int
-
-const (
-	peekCast  peekMode = iota // plain loads, after bpf_rdonly_cast
-	peekProbe                 // bpf_probe_read_kernel
-	peekNone                  // not at all: the kernel could not name what is found
-)
-
-// features are what the kernel's BTF says it can do. They are looked up by name: probing by loading programs would make
-// capability checks of its own, some of them denied.
-type features struct {
-	kernel   *btf.Spec
-	cast     bool // the kfunc bpf_rdonly_cast
-	snprintf bool // the helper bpf_snprintf
-	ptRegs   bool // the helper bpf_task_pt_regs
-	rmdir    bool // the tracepoint cgroup_rmdir
-	memcg    bool // map memory counts against the memory cgroup, and not against RLIMIT_MEMLOCK (5.11)
+// Options say how large the maps are, and what the kernel side is told once.
+type Options struct {
+	SeriesLimit, SiteLimit int // slots
+	RingSize               int // bytes
+	DenialBurst            uint32
+	ConfirmEvery           uint32 // a power of two
+	Pair                   *bool  // whether there are two programs; nil: as the kernel needs it
+	Logger                 *slog.Logger
 }
 
-func probeFeatures() (*features, error) {
+// A Peek is how the kernel side reads words off the stack.
+type Peek int
+
+const (
+	PeekCast  Peek = iota // plain loads, after bpf_rdonly_cast
+	PeekProbe             // bpf_probe_read_kernel
+	PeekNone              // not at all: the kernel could not name what is found
+)
+
+// Features are what the kernel's BTF says it can do. They are looked up by name: probing by loading programs would make
+// capability checks of its own, some of them denied.
+type Features struct {
+	Kernel *btf.Spec
+	cast   bool // the kfunc bpf_rdonly_cast
+	Names  bool // of kernel functions: the helper bpf_snprintf
+	ptRegs bool // the helper bpf_task_pt_regs
+	rmdir  bool // the tracepoint cgroup_rmdir
+	memcg  bool // map memory counts against the memory cgroup, and not against RLIMIT_MEMLOCK (5.11)
+}
+
+// Probe reads the kernel's BTF.
+func Probe() (*Features, error) {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's BTF: %w; it needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys/kernel/btf/vmlinux to be readable", err)
 	}
-	f := &features{kernel: kernel, cast: hasFunc(kernel, "bpf_rdonly_cast"), rmdir: hasTypedef(kernel, "btf_trace_cgroup_rmdir")}
+	f := &Features{Kernel: kernel, cast: hasFunc(kernel, "bpf_rdonly_cast"), rmdir: hasTypedef(kernel, "btf_trace_cgroup_rmdir")}
 	var helpers *btf.Enum
 	if err := kernel.TypeByName("bpf_func_id", &helpers); err != nil {
 		return nil, fmt.Errorf("find the kernel's BPF helpers in its BTF: %w", err)
@@ -50,19 +66,20 @@ func probeFeatures() (*features, error) {
 		return nil, fmt.Errorf("find struct bpf_map in the kernel's BTF: %w", err)
 	}
 	f.memcg = slices.ContainsFunc(bpfMap.Members, func(m btf.Member) bool { return m.Name == "memcg" || m.Name == "objcg" })
-	f.snprintf = has("BPF_FUNC_snprintf")
+	f.Names = has("BPF_FUNC_snprintf")
 	f.ptRegs = has("BPF_FUNC_task_pt_regs")
 	return f, nil
 }
 
-func (f *features) peekMode() peekMode {
+// Peek is the best way to read the stack that the kernel has.
+func (f *Features) Peek() Peek {
 	switch {
-	case !f.snprintf:
-		return peekNone
+	case !f.Names:
+		return PeekNone
 	case !f.cast:
-		return peekProbe
+		return PeekProbe
 	}
-	return peekCast
+	return PeekCast
 }
 
 func hasFunc(kernel *btf.Spec, name string) bool {
@@ -75,37 +92,49 @@ func hasTypedef(kernel *btf.Spec, name string) bool {
 	return kernel.TypeByName(name, &t) == nil
 }
 
-// A source is one way to see the kernel's capability checks.
-type source struct {
-	name    Source
-	opts    bool // it carries opts, which tell audited
+// A Source is one way to see the kernel's capability checks.
+type Source struct {
+	Name    string
+	Opts    bool // it carries opts, which tell audited
 	load    func() (*ebpf.CollectionSpec, error)
-	program [3]string // by peekMode
+	program [3]string // by Peek
 	pair    [2]string // two programs in place of the one, where programs are preemptible
 	// preemptible tells whether they are.
-	preemptible func(*features) (bool, error)
+	preemptible func(*Features) (bool, error)
 	latestFirst bool // of several programs, the one that was attached last runs first
 	present     func(*btf.Spec) bool
 	missing     string // what present looks for
 }
 
-// sources lists them in the order in which they are tried.
-func sources() []source {
-	return []source{{
-		name:        SourceTracepoint,
-		load:        loadTracepoint,
+// Present tells whether the kernel has what the source attaches to.
+func (s Source) Present(f *Features) bool { return s.present(f.Kernel) }
+
+// Preemptible tells whether the kernel can preempt this source's programs.
+func (s Source) Preemptible(f *Features) (bool, error) { return s.preemptible(f) }
+
+// The names of the sources.
+const (
+	Tracepoint = "tracepoint"
+	Fexit      = "fexit"
+)
+
+// All lists the sources in the order in which they are tried.
+func All() []Source {
+	return []Source{{
+		Name:        Tracepoint,
+		load:        programs.LoadTracepoint,
 		program:     [3]string{"tracepoint", "tracepoint_probe", "tracepoint_probe"}, // which has been there for as long as names
 		pair:        [2]string{"tracepoint_first", "tracepoint_second"},
-		preemptible: (*features).preemptible,
+		preemptible: (*Features).Preemptible,
 		present:     func(kernel *btf.Spec) bool { return hasTypedef(kernel, "btf_trace_cap_capable") },
 		missing:     "the tracepoint cap_capable (Linux 6.14 and later)",
 	}, {
-		name:        SourceFexit,
-		opts:        true,
-		load:        loadFexit,
+		Name:        Fexit,
+		Opts:        true,
+		load:        programs.LoadFexit,
 		program:     [3]string{"fexit", "fexit_probe", "fexit_unnamed"},
 		pair:        [2]string{"fexit_first", "fexit_second"},
-		preemptible: func(*features) (bool, error) { return fullyPreemptible() },
+		preemptible: func(*Features) (bool, error) { return fullyPreemptible() },
 		latestFirst: true, // __bpf_trampoline_link_prog, kernel/bpf/trampoline.c: hlist_add_head
 		present:     func(kernel *btf.Spec) bool { return hasFunc(kernel, "cap_capable") },
 		missing:     "the function cap_capable in its BTF",
@@ -120,30 +149,40 @@ const (
 // errAbsent is the cause of a Refusal with the reason "absent".
 var errAbsent = errors.New("the kernel lacks it")
 
-// objects are a loaded and attached source.
-type objects struct {
-	collection *ebpf.Collection
-	programs   []*ebpf.Program // that count, in the order in which they run
+// Objects are a loaded and attached source.
+type Objects struct {
+	Collection *ebpf.Collection
+	Programs   []*ebpf.Program // that count, in the order in which they run
 	links      []link.Link
+
+	latestFirst bool // as in Source
 }
 
-// banks is the number of programs that count, each in a bank of its own.
-func (o *objects) banks() int { return len(o.programs) }
+// Banks is the number of programs that count, each in a bank of its own.
+func (o *Objects) Banks() int { return len(o.Programs) }
 
-func (o *objects) close() error {
+// Detach stops counting. What was counted stays.
+func (o *Objects) Detach() error {
 	var errs []error
 	for _, l := range o.links {
 		errs = append(errs, l.Close())
 	}
-	if o.collection != nil {
-		o.collection.Close()
-	}
+	o.links = nil
 	return errors.Join(errs...)
 }
 
-// open loads the source. Nothing is counted until attach.
-func (s source) open(f *features, mode peekMode, opts Options) (*objects, error) {
-	if !s.present(f.kernel) {
+// Close detaches the programs and frees all.
+func (o *Objects) Close() error {
+	err := o.Detach()
+	if o.Collection != nil {
+		o.Collection.Close()
+	}
+	return err
+}
+
+// Open loads the source. Nothing is counted until attach.
+func (s Source) Open(f *Features, mode Peek, opts Options) (*Objects, error) {
+	if !s.Present(f) {
 		return nil, fmt.Errorf("%w: %s", errAbsent, s.missing)
 	}
 	spec, err := s.load()
@@ -167,26 +206,26 @@ func (s source) open(f *features, mode peekMode, opts Options) (*objects, error)
 		return nil, err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		Programs: ebpf.ProgramOptions{KernelTypes: f.kernel},
+		Programs: ebpf.ProgramOptions{KernelTypes: f.Kernel},
 	})
 	if err != nil {
 		return nil, f.explain(fmt.Errorf("load the BPF objects: %w", err))
 	}
-	o := &objects{collection: c}
+	o := &Objects{Collection: c, latestFirst: s.latestFirst}
 	for _, name := range names {
-		o.programs = append(o.programs, c.Programs[name])
+		o.Programs = append(o.Programs, c.Programs[name])
 	}
 	return o, nil
 }
 
 // wantsTwo tells whether one program would miss checks. A kernel that cannot be asked gets the one, and
 // capability_exporter_missed_runs_total tells what that costs.
-func (s source) wantsTwo(f *features, mode peekMode, opts Options) (bool, error) {
-	if mode != peekCast {
+func (s Source) wantsTwo(f *Features, mode Peek, opts Options) (bool, error) {
+	if mode != PeekCast {
 		return false, nil
 	}
-	if opts.pair != nil {
-		return *opts.pair, nil
+	if opts.Pair != nil {
+		return *opts.Pair, nil
 	}
 	two, err := s.preemptible(f)
 	if errors.Is(err, unix.EPERM) {
@@ -199,20 +238,20 @@ func (s source) wantsTwo(f *features, mode peekMode, opts Options) (bool, error)
 }
 
 // size gives the maps their sizes and the constants their values.
-func size(spec *ebpf.CollectionSpec, f *features, opts Options, banks int) error {
+func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return fmt.Errorf("count the CPUs: %w", err)
 	}
-	sitePages := (siteFixed + opts.SiteLimit + pageSlots - 1) / pageSlots
-	whoPages := (whoFixed + opts.SeriesLimit + pageSlots - 1) / pageSlots
-	bankPages := sitePage + sitePages + whoPages
+	sitePages := (programs.SiteFixed + opts.SiteLimit + programs.PageSlots - 1) / programs.PageSlots
+	whoPages := (programs.WhoFixed + opts.SeriesLimit + programs.PageSlots - 1) / programs.PageSlots
+	bankPages := programs.SitePage + sitePages + whoPages
 	for name, entries := range map[string]int{
 		"pages":        cpus * banks * bankPages,
 		"free_sites":   opts.SiteLimit,
 		"free_whos":    opts.SeriesLimit,
-		"site_records": siteFixed + opts.SiteLimit,
-		"who_records":  whoFixed + opts.SeriesLimit,
+		"site_records": programs.SiteFixed + opts.SiteLimit,
+		"who_records":  programs.WhoFixed + opts.SeriesLimit,
 		// An element that one CPU is about to give up is still taken while others look for a free one.
 		"sites":   opts.SiteLimit + 4*cpus,
 		"whos":    opts.SeriesLimit + 4*cpus,
@@ -222,20 +261,20 @@ func size(spec *ebpf.CollectionSpec, f *features, opts Options, banks int) error
 		spec.Maps[name].MaxEntries = uint32(entries)
 	}
 	for name, value := range map[string]uint32{
-		"has_snprintf": number(f.snprintf),
+		"has_snprintf": number(f.Names),
 		"has_pt_regs":  number(f.ptRegs),
-		"denial_burst": opts.denialBurst,
+		"denial_burst": opts.DenialBurst,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set the BPF object's %s: %w", name, err)
 		}
 	}
-	var v settingValues
+	var v programs.SettingValues
 	if err := spec.Variables["settings"].Get(&v); err != nil {
 		return fmt.Errorf("read the BPF object's settings: %w", err)
 	}
-	v.WhoPage, v.BankPages, v.CpuPages = uint32(sitePage+sitePages), uint32(bankPages), uint32(banks*bankPages)
-	v.ConfirmEvery = opts.confirmEvery
+	v.WhoPage, v.BankPages, v.CpuPages = uint32(programs.SitePage+sitePages), uint32(bankPages), uint32(banks*bankPages)
+	v.ConfirmEvery = opts.ConfirmEvery
 	if err := spec.Variables["settings"].Set(v); err != nil {
 		return fmt.Errorf("set the BPF object's settings: %w", err)
 	}
@@ -249,16 +288,16 @@ func number(b bool) uint32 {
 	return 0
 }
 
-// attach begins to count. latestFirst is as in source.
-func (o *objects) attach(latestFirst bool) error {
-	programs := slices.Clone(o.programs)
-	if latestFirst {
-		slices.Reverse(programs)
+// Attach begins to count.
+func (o *Objects) Attach() error {
+	order := slices.Clone(o.Programs)
+	if o.latestFirst {
+		slices.Reverse(order)
 	}
-	if gone := o.collection.Programs[programGone]; gone != nil {
-		programs = append(programs, gone)
+	if gone := o.Collection.Programs[programGone]; gone != nil {
+		order = append(order, gone)
 	}
-	for _, p := range programs {
+	for _, p := range order {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
 			return fmt.Errorf("attach the BPF program %s: %w", p, err)
@@ -278,7 +317,7 @@ var errLockdown = errors.New("kernel lockdown is at confidentiality, which keeps
 //
 // To CAP_PERFMON the kernel denies the helpers that read its memory for no other reason than lockdown (bpf_base_func_proto,
 // kernel/bpf/helpers.c).
-func (f *features) explain(err error) error {
+func (f *Features) explain(err error) error {
 	var limit unix.Rlimit
 	if errors.Is(err, unix.EPERM) && !f.memcg && unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur != unix.RLIM_INFINITY && smallMapFits() {
 		return fmt.Errorf("%w: it is %d KiB, and on this kernel (Linux before 5.11) what the exporter counts in is charged to it; raise it before the start, as the exporter may not (systemd: LimitMEMLOCK=infinity in the unit; a shell: ulimit -l unlimited): %w", ErrMemlock, limit.Cur/1024, err)
@@ -305,8 +344,8 @@ func smallMapFits() bool {
 	return true
 }
 
-// reasonOf sorts what stood in the way of a source, for capability_exporter_source_refused_info.
-func reasonOf(err error) string {
+// ReasonOf sorts what stood in the way of a source, for capability_exporter_source_refused_info.
+func ReasonOf(err error) string {
 	switch {
 	case errors.Is(err, errAbsent), errors.Is(err, ebpf.ErrNotSupported):
 		return "absent"

@@ -1,4 +1,4 @@
-package bpf
+package source
 
 import (
 	"errors"
@@ -51,11 +51,11 @@ func preemptionModel(version, cmdline string) (full bool) {
 	return full
 }
 
-// preemptible tells whether the kernel can preempt a program on the tracepoint cap_capable, by what the preemption counter
+// Preemptible tells whether the kernel can preempt a program on the tracepoint cap_capable, by what the preemption counter
 // says inside of one. If so, one program is not enough: see pair.h.
-func (f *features) preemptible() (bool, error) {
+func (f *Features) Preemptible() (bool, error) {
 	// Without CONFIG_PREEMPTION nothing in the kernel is preempted, and the counter may always be 0.
-	if !hasFunc(f.kernel, "preempt_schedule") && !hasFunc(f.kernel, "preempt_schedule_irq") {
+	if !hasFunc(f.Kernel, "preempt_schedule") && !hasFunc(f.Kernel, "preempt_schedule_irq") {
 		return false, nil
 	}
 	load, err := f.loadPreemptCount()
@@ -87,7 +87,7 @@ func (f *features) preemptible() (bool, error) {
 	})
 	if errors.Is(err, unix.ENOENT) {
 		// Without CONFIG_KALLSYMS_ALL the kernel finds no variable by name.
-		return f.srcuTracepoints(), nil
+		return f.SRCUTracepoints(), nil
 	}
 	if err != nil {
 		return false, fmt.Errorf("load the probe: %w", err)
@@ -99,7 +99,7 @@ func (f *features) preemptible() (bool, error) {
 	}
 	defer l.Close()
 	for range 100 {
-		_ = makeCheck() // others will do as well
+		_ = MakeCheck() // others will do as well
 		var zero, more uint32
 		if err := seen.Lookup(uint32(1), &zero); err != nil {
 			return false, fmt.Errorf("read the probe: %w", err)
@@ -115,14 +115,14 @@ func (f *features) preemptible() (bool, error) {
 	return false, fmt.Errorf("the probe saw no check")
 }
 
-// srcuTracepoints tells whether tracepoints are guarded by SRCU, which leaves preemption on, by the name of what they lock.
-func (f *features) srcuTracepoints() bool {
+// SRCUTracepoints tells whether tracepoints are guarded by SRCU, which leaves preemption on, by the name of what they lock.
+func (f *Features) SRCUTracepoints() bool {
 	var v *btf.Var
-	return f.kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
+	return f.Kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
 }
 
-// makeCheck has the kernel make a check of its own accord, as it does at each mapping: CAP_SYS_ADMIN, not audited.
-func makeCheck() error {
+// MakeCheck has the kernel make a check of its own accord, as it does at each mapping: CAP_SYS_ADMIN, not audited.
+func MakeCheck() error {
 	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
 	if err != nil {
 		return fmt.Errorf("map a page: %w", err)
@@ -131,7 +131,7 @@ func makeCheck() error {
 }
 
 // loadPreemptCount loads preempt_count into R1.
-func (f *features) loadPreemptCount() (asm.Instructions, error) {
+func (f *Features) loadPreemptCount() (asm.Instructions, error) {
 	if runtime.GOARCH == "arm64" {
 		// arch/arm64/include/asm/preempt.h: current_thread_info()->preempt.count
 		at, err := f.offset("task_struct", "thread_info", "preempt", "count")
@@ -143,10 +143,10 @@ func (f *features) loadPreemptCount() (asm.Instructions, error) {
 	// arch/x86: a per-CPU variable, which from 6.2 to 6.14 was a member of another.
 	for _, v := range []struct{ name, member string }{{"__preempt_count", ""}, {"pcpu_hot", "preempt_count"}} {
 		var found *btf.Var
-		if err := f.kernel.TypeByName(v.name, &found); err != nil {
+		if err := f.Kernel.TypeByName(v.name, &found); err != nil {
 			continue
 		}
-		id, err := f.kernel.TypeID(found)
+		id, err := f.Kernel.TypeID(found)
 		if err != nil {
 			return nil, fmt.Errorf("find %s: %w", v.name, err)
 		}
@@ -165,9 +165,9 @@ func (f *features) loadPreemptCount() (asm.Instructions, error) {
 }
 
 // offset follows members from a struct, and returns the offset of the last in bytes.
-func (f *features) offset(name string, path ...string) (uint32, error) {
+func (f *Features) offset(name string, path ...string) (uint32, error) {
 	var s *btf.Struct
-	if err := f.kernel.TypeByName(name, &s); err != nil {
+	if err := f.Kernel.TypeByName(name, &s); err != nil {
 		return 0, fmt.Errorf("find struct %s: %w", name, err)
 	}
 	var typ btf.Type = s

@@ -1,9 +1,11 @@
-package bpf
+package callers
 
 import (
 	"math/rand/v2"
 	"reflect"
 	"testing"
+
+	"capability_exporter/bpf/internal/programs"
 )
 
 // Where a made-up kernel puts things, in words above ctx. The numbers are those of a real one (6.18, amd64).
@@ -16,9 +18,9 @@ const (
 	firstAsker = 0xffffffff81300000
 )
 
-// stack makes a sample as the kernel side does, with stale copies of return addresses strewn over what nothing else needs.
-func stack(r *rand.Rand, multi bool, caller, wrapper uint64, askerAt int, asker uint64, class uint32) *sample {
-	s := &sample{Capable: inCapable, Caller: caller, Wrapper: wrapper, Asker: asker, Class: class}
+// stack makes a programs.Sample as the kernel side does, with stale copies of return addresses strewn over what nothing else needs.
+func stack(r *rand.Rand, multi bool, caller, wrapper uint64, askerAt int, asker uint64, class uint32) *programs.Sample {
+	s := &programs.Sample{Capable: inCapable, Caller: caller, Wrapper: wrapper, Asker: asker, Class: class}
 	stale := []uint64{inCapable, inIterator, caller, wrapper, asker, 0}
 	for i := range s.Words {
 		s.Words[i] = r.Uint64()
@@ -41,25 +43,25 @@ func stack(r *rand.Rand, multi bool, caller, wrapper uint64, askerAt int, asker 
 
 func TestLearn(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	l := newLearner(false)
+	l := NewLearner(false)
 	for range 60 {
 		multi := r.IntN(2) == 0
-		l.learn(stack(r, multi, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), classAudited))
-		l.learn(stack(r, multi, inOverride, 0, 16, firstAsker+r.Uint64N(50), classNoAudit))
+		l.Learn(stack(r, multi, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), programs.ClassAudited))
+		l.Learn(stack(r, multi, inOverride, 0, 16, firstAsker+r.Uint64N(50), programs.ClassNoAudit))
 		// Somebody's trampoline stands between: the words are not where they always are.
-		blocked := stack(r, multi, inSecurity, inNSCap, 30, firstAsker, classAudited)
+		blocked := stack(r, multi, inSecurity, inNSCap, 30, firstAsker, programs.ClassAudited)
 		blocked.Blocked = 1
-		if l.learn(blocked) {
+		if l.Learn(blocked) {
 			t.Fatal("learned from a stack with a trampoline on it")
 		}
 	}
-	var v settingValues
-	l.publish(&v)
+	var v programs.SettingValues
+	l.Publish(&v)
 	got := known(v.Pairs)
 	v.Pairs = pairTable{}
-	want := settingValues{
-		Single:   layout{Capable: inCapable, CapableAt: 80},
-		Multi:    layout{Capable: inCapable, CapableAt: 136, Iterator: inIterator, IteratorAt: 80},
+	want := programs.SettingValues{
+		Single:   programs.Layout{Capable: inCapable, CapableAt: 80},
+		Multi:    programs.Layout{Capable: inCapable, CapableAt: 136, Iterator: inIterator, IteratorAt: 80},
 		Security: inSecurity, CallerAfter: 16, WrapperAfter: 56, PairSeed: v.PairSeed,
 	}
 	if !reflect.DeepEqual(v, want) {
@@ -70,8 +72,8 @@ func TestLearn(t *testing.T) {
 	}
 }
 
-func known(table pairTable) map[pairKey]pair {
-	m := map[pairKey]pair{}
+func known(table pairTable) map[pairKey]programs.Pair {
+	m := map[pairKey]programs.Pair{}
 	for _, p := range table {
 		if p.Caller != 0 {
 			m[pairKey{p.Caller, p.Wrapper}] = p
@@ -83,14 +85,14 @@ func known(table pairTable) map[pairKey]pair {
 // TestLearnAmbiguous: where a copy always stands beside the right word, nothing is known.
 func TestLearnAmbiguous(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
-	l := newLearner(false)
+	l := NewLearner(false)
 	for range 50 {
-		s := stack(r, false, inSecurity, inNSCap, 19, firstAsker, classAudited)
+		s := stack(r, false, inSecurity, inNSCap, 19, firstAsker, programs.ClassAudited)
 		s.Words[40] = firstAsker
-		l.learn(s)
+		l.Learn(s)
 	}
-	var v settingValues
-	l.publish(&v)
+	var v programs.SettingValues
+	l.Publish(&v)
 	if got := known(v.Pairs); len(got) != 0 {
 		t.Errorf("took %v for known", got)
 	}
@@ -102,13 +104,13 @@ func TestLearnAmbiguous(t *testing.T) {
 // TestLearnAgain: what contradicts all before it is forgotten, and the new learned.
 func TestLearnAgain(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	l := newLearner(false)
-	teach := func(askerAt int) map[pairKey]pair {
+	l := NewLearner(false)
+	teach := func(askerAt int) map[pairKey]programs.Pair {
 		for range 30 {
-			l.learn(stack(r, false, inSecurity, inNSCap, askerAt, firstAsker+r.Uint64N(50), classAudited))
+			l.Learn(stack(r, false, inSecurity, inNSCap, askerAt, firstAsker+r.Uint64N(50), programs.ClassAudited))
 		}
-		var v settingValues
-		l.publish(&v)
+		var v programs.SettingValues
+		l.Publish(&v)
 		return known(v.Pairs)
 	}
 	teach(19)
@@ -117,20 +119,20 @@ func TestLearnAgain(t *testing.T) {
 	}
 }
 
-// TestTwoClasses: a pair that has been seen with two classes tells none.
+// TestTwoClasses: a programs.Pair that has been seen with two classes tells none.
 func TestTwoClasses(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	for _, opts := range []bool{false, true} {
-		l := newLearner(opts)
+		l := NewLearner(opts)
 		for i := range uint32(40) {
-			l.learn(stack(r, false, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), classNoAudit+i%2))
+			l.Learn(stack(r, false, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), programs.ClassNoAudit+i%2))
 		}
-		var v settingValues
+		var v programs.SettingValues
 		want := 0
 		if opts {
-			want = 1 // the source tells the class of each check, and the pair need not
+			want = 1 // the source tells the class of each check, and the programs.Pair need not
 		}
-		l.publish(&v)
+		l.Publish(&v)
 		if got := known(v.Pairs); len(got) != want {
 			t.Errorf("opts %t: %v", opts, got)
 		}
@@ -140,9 +142,9 @@ func TestTwoClasses(t *testing.T) {
 // TestPlace puts as many pairs as may be known on entries of their own, and leaves them there.
 func TestPlace(t *testing.T) {
 	r := rand.New(rand.NewPCG(9, 10))
-	var pairs []pair
+	var pairs []programs.Pair
 	for range pairLimit {
-		pairs = append(pairs, pair{Caller: 0xffffffff81000000 + r.Uint64N(1<<24), Wrapper: 0xffffffff81000000 + r.Uint64N(1<<24)})
+		pairs = append(pairs, programs.Pair{Caller: 0xffffffff81000000 + r.Uint64N(1<<24), Wrapper: 0xffffffff81000000 + r.Uint64N(1<<24)})
 	}
 	seed, table := place(pairs, 0)
 	if len(known(table)) != len(pairs) {
@@ -154,28 +156,28 @@ func TestPlace(t *testing.T) {
 }
 
 func TestRoles(t *testing.T) {
-	for name := range roles() {
-		if len(name) >= symbolSize || name == "" {
+	for name := range Roles() {
+		if len(name) >= programs.SymbolSize || name == "" {
 			t.Errorf("%q cannot be a key of the kernel side's table", name)
 		}
 	}
 }
 
-// FuzzLearn feeds the learner any memory at all: it must not fail, and not publish what the last stacks contradict.
+// FuzzLearn feeds the Learner any memory at all: it must not fail, and not publish what the last stacks contradict.
 func FuzzLearn(f *testing.F) {
 	f.Add([]byte{1, 2, 3}, uint64(1))
 	f.Fuzz(func(t *testing.T, raw []byte, seed uint64) {
 		r := rand.New(rand.NewPCG(seed, uint64(len(raw))))
-		l := newLearner(seed%2 == 0)
+		l := NewLearner(seed%2 == 0)
 		for i := range raw {
 			s := stack(r, raw[i]&1 != 0, inSecurity+uint64(raw[i]>>6), inNSCap*uint64(raw[i]>>1&1), 18+int(raw[i]>>2&15), firstAsker+uint64(raw[i]), uint32(raw[i]%3))
 			s.Words[r.IntN(len(s.Words))] = uint64(raw[i])
-			l.learn(s)
+			l.Learn(s)
 		}
-		var v settingValues
-		l.publish(&v)
+		var v programs.SettingValues
+		l.Publish(&v)
 		for k, p := range known(v.Pairs) {
-			if p.Class == classUnknown || p.AskerAfter == 0 || p.AskerAfter >= 8*64 {
+			if p.Class == programs.ClassUnknown || p.AskerAfter == 0 || p.AskerAfter >= 8*64 {
 				t.Errorf("published %v as %+v", k, p)
 			}
 		}

@@ -1,4 +1,4 @@
-package bpf
+package source
 
 import (
 	"bufio"
@@ -14,20 +14,20 @@ import (
 // v1Hierarchies are the v1 hierarchies a workload may be told by, best first.
 func v1Hierarchies() []string { return []string{"memory", "pids", "devices", "freezer", "cpu"} }
 
-// A hierarchy is the cgroup hierarchy that workloads are told by.
-type hierarchy struct {
-	name  string // "v2", or the v1 subsystem's
-	at    uint32 // of the subsystem's pointer in struct css_set, in bytes
-	index uint32 // of the subsystem plus one; 0 for v2
+// A Hierarchy is the cgroup hierarchy that workloads are told by.
+type Hierarchy struct {
+	Name  string // "v2", or the v1 subsystem's
+	At    uint32 // of the subsystem's pointer in struct css_set, in bytes
+	Index uint32 // of the subsystem plus one; 0 for v2
 }
 
-// chooseHierarchy takes v2 if any process stands below its root; else the first v1 hierarchy that has one; else v2.
+// ChooseHierarchy takes v2 if any process stands below its root; else the first v1 hierarchy that has one; else v2.
 // See cgroups(7), "/proc/[pid]/cgroup".
-func chooseHierarchy(proc string, kernel *btf.Spec) (hierarchy, error) {
-	v2 := hierarchy{name: "v2"}
+func ChooseHierarchy(proc string, kernel *btf.Spec) (Hierarchy, error) {
+	v2 := Hierarchy{Name: "v2"}
 	used, err := usedHierarchies(proc)
 	if err != nil {
-		return hierarchy{}, err
+		return Hierarchy{}, err
 	}
 	if used["v2"] {
 		return v2, nil
@@ -73,22 +73,22 @@ func usedHierarchies(proc string) (map[string]bool, error) {
 }
 
 // v1Hierarchy finds where the kernel keeps the subsystem in struct css_set.
-func v1Hierarchy(name string, kernel *btf.Spec) (hierarchy, error) {
+func v1Hierarchy(name string, kernel *btf.Spec) (Hierarchy, error) {
 	var (
 		ids *btf.Enum
 		set *btf.Struct
 	)
 	if err := kernel.TypeByName("cgroup_subsys_id", &ids); err != nil {
-		return hierarchy{}, fmt.Errorf("find the kernel's cgroup subsystems: %w", err)
+		return Hierarchy{}, fmt.Errorf("find the kernel's cgroup subsystems: %w", err)
 	}
 	if err := kernel.TypeByName("css_set", &set); err != nil {
-		return hierarchy{}, fmt.Errorf("find the kernel's struct css_set: %w", err)
+		return Hierarchy{}, fmt.Errorf("find the kernel's struct css_set: %w", err)
 	}
 	id := slices.IndexFunc(ids.Values, func(v btf.EnumValue) bool { return v.Name == name+"_cgrp_id" })
 	subsys := slices.IndexFunc(set.Members, func(m btf.Member) bool { return m.Name == "subsys" })
 	if id < 0 || subsys < 0 {
-		return hierarchy{}, fmt.Errorf("the kernel has no cgroup subsystem %s in struct css_set", name)
+		return Hierarchy{}, fmt.Errorf("the kernel has no cgroup subsystem %s in struct css_set", name)
 	}
 	index := uint32(ids.Values[id].Value)
-	return hierarchy{name: name, at: set.Members[subsys].Offset.Bytes() + index*8, index: index + 1}, nil
+	return Hierarchy{Name: name, At: set.Members[subsys].Offset.Bytes() + index*8, Index: index + 1}, nil
 }

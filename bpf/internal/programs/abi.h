@@ -41,7 +41,7 @@ enum {
 
 enum { KIND_FILE, KIND_KERNEL, KIND_EXITING };
 
-/* The roles that functions near cap_capable play, by name; roles.go says which. */
+/* The roles that functions near cap_capable play, by name; callers/roles.go says which. */
 enum {
 	ROLE_NONE,
 	ROLE_CAPABLE,	      /* cap_capable itself */

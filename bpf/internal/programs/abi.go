@@ -1,0 +1,84 @@
+// Package programs is the kernel side: the BPF programs in C, the objects made of them, and the shapes and numbers that both sides
+// know. It knows nothing of how they are loaded, attached or read.
+package programs
+
+// The shapes both sides know are made from abi.h by bpf2go, under the name of the object they came with; here are their own.
+type (
+	Announcement  = TracepointAnnouncement
+	Cached        = TracepointCached
+	Cache         = TracepointCachePage
+	CgroupKey     = TracepointCgroupKey
+	CgroupRecord  = TracepointCgroupRecord
+	Layout        = TracepointLayout
+	Page          = TracepointPage
+	Pair          = TracepointPair
+	Sample        = TracepointSample
+	SettingValues = TracepointSettingValues
+	SiteRecord    = TracepointSiteRecord
+	StatValues    = TracepointStatValues
+	WhoRecord     = TracepointWhoRecord
+)
+
+// The numbers of abi.h. TestABI compares them with the object's BTF.
+const (
+	Capabilities = 64
+	SymbolSize   = 128
+	PageSlots    = 512
+	StatPage     = 0
+	CachePage    = 1
+	SitePage     = 5
+	PendingBits  = 20
+	SlotBits     = 22
+	PairBits     = 7
+
+	WhatDenied         = 1 << 6
+	WhatUserNS         = 1 << 7
+	WhatClassShift     = 8
+	WhatKindShift      = 10
+	WhatKind           = 3
+	WhatHierarchyShift = 12
+	WhatHierarchy      = 1<<8 - 1
+
+	SiteFixed   = 1 << 10
+	WhoBorrowed = 1 << 8
+	WhoFixed    = 1 << 9
+)
+
+const (
+	ClassUnknown = iota
+	ClassNoAudit
+	ClassAudited
+)
+
+const (
+	KindFile = iota
+	KindKernel
+	KindExiting
+)
+
+const (
+	RoleNone = iota
+	RoleCapable
+	RoleIterator
+	RoleSecurity
+	RoleAudited
+	RoleNoAudit
+	RoleByCaller
+	RoleCallerAudited
+	RoleCallerNoAudit
+)
+
+// Pending reads how many checks an entry of a cache has for its slots. Only audited ones have a who slot.
+func Pending(c *Cached) (n uint64, site, who uint32, audited bool) {
+	site = uint32(c.Counted>>PendingBits) % (1 << SlotBits)
+	who = uint32(c.Counted >> (PendingBits + SlotBits)) // plus one
+	return c.Counted % (1 << PendingBits), site, who - 1, who != 0
+}
+
+// CgroupOf is the key of a slot's cgroup.
+func CgroupOf(r *WhoRecord) CgroupKey {
+	return CgroupKey{Id: r.Cgroup, Hierarchy: r.Key.What >> WhatHierarchyShift & WhatHierarchy}
+}
+
+// KindOf is the kind of a slot's process, one of KindFile and its like.
+func KindOf(r *WhoRecord) uint8 { return uint8(r.Key.What >> WhatKindShift & WhatKind) }

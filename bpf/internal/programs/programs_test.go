@@ -1,0 +1,94 @@
+package programs
+
+import (
+	"fmt"
+	"go/constant"
+	"go/token"
+	"go/types"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+)
+
+// TestABI compares the numbers in abi.go with those in abi.h.
+func TestABI(t *testing.T) {
+	defined := enumsOf(t, "abi.h")
+	for name, want := range map[string]int64{
+		"CAPABILITIES": Capabilities, "SYMBOL_SIZE": SymbolSize, "PAGE_SLOTS": PageSlots, "PAIR_BITS": PairBits,
+		"STAT_PAGE": StatPage, "CACHE_PAGE": CachePage, "SITE_PAGE": SitePage,
+		"PENDING_BITS": PendingBits, "SLOT_BITS": SlotBits,
+		"WHAT_DENIED": WhatDenied, "WHAT_USERNS": WhatUserNS, "WHAT_CLASS_SHIFT": WhatClassShift,
+		"WHAT_KIND_SHIFT": WhatKindShift, "WHAT_KIND": WhatKind, "WHAT_HIERARCHY_SHIFT": WhatHierarchyShift, "WHAT_HIERARCHY": WhatHierarchy,
+		"SITE_FIXED": SiteFixed, "WHO_BORROWED": WhoBorrowed, "WHO_FIXED": WhoFixed,
+		"CLASS_UNKNOWN": ClassUnknown, "CLASS_NOAUDIT": ClassNoAudit, "CLASS_AUDITED": ClassAudited,
+		"KIND_FILE": KindFile, "KIND_KERNEL": KindKernel, "KIND_EXITING": KindExiting,
+		"ROLE_NONE": RoleNone, "ROLE_CAPABLE": RoleCapable, "ROLE_ITERATOR": RoleIterator, "ROLE_SECURITY": RoleSecurity,
+		"ROLE_AUDITED": RoleAudited, "ROLE_NOAUDIT": RoleNoAudit, "ROLE_BY_CALLER": RoleByCaller,
+		"ROLE_CALLER_AUDITED": RoleCallerAudited, "ROLE_CALLER_NOAUDIT": RoleCallerNoAudit,
+	} {
+		if got, ok := defined[name]; !ok || got != want {
+			t.Errorf("%s is %d in abi.h (defined: %t) and %d in abi.go", name, got, ok, want)
+		}
+	}
+}
+
+// enumsOf reads the enums of a header whose values are integer expressions.
+func enumsOf(t *testing.T, name string) map[string]int64 {
+	t.Helper()
+	src, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := regexp.MustCompile(`(?s)/\*.*?\*/`).ReplaceAllString(string(src), "")
+	defined := map[string]int64{}
+	for _, enum := range regexp.MustCompile(`(?s)enum \{(.*?)\}`).FindAllStringSubmatch(text, -1) {
+		next := int64(0)
+		for member := range strings.SplitSeq(enum[1], ",") {
+			name, value, given := strings.Cut(strings.TrimSpace(member), "=")
+			if name == "" {
+				continue
+			}
+			if given {
+				value = regexp.MustCompile(`[A-Z_]+`).ReplaceAllStringFunc(value, func(n string) string { return fmt.Sprint(defined[n]) })
+				result, err := types.Eval(token.NewFileSet(), nil, token.NoPos, value)
+				if err != nil {
+					t.Fatal(err)
+				}
+				next, _ = constant.Int64Val(result.Value)
+			}
+			defined[strings.TrimSpace(name)] = next
+			next++
+		}
+	}
+	return defined
+}
+
+// TestFastPathStack: a function with 64 bytes on its stack or more, in steps of 16, would be given a stack in a page of its own
+// (check_max_stack_depth_subprog, kernel/bpf/verifier.c), see check in body.h.
+func TestFastPathStack(t *testing.T) {
+	const limit = 48
+	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){"tracepoint": LoadTracepoint, "fexit": LoadFexit} {
+		spec, err := load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		depth, seen := 0, 0
+		for i, ins := range spec.Programs[name].Instructions {
+			if i > 0 && ins.Symbol() != "" {
+				break // the next function
+			}
+			seen++
+			switch class := ins.OpCode.Class(); {
+			case class.IsStore() && ins.Dst == asm.R10, class.IsLoad() && ins.Src == asm.R10:
+				depth = max(depth, -int(ins.Offset))
+			}
+		}
+		if seen < 100 || depth == 0 || depth > limit {
+			t.Errorf("%s: %d bytes on the stack of a function of %d instructions, want 1 to %d", name, depth, seen, limit)
+		}
+	}
+}
