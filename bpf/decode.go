@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 	"unsafe"
-
-	"golang.org/x/sys/unix"
 
 	"capability_exporter/bpf/internal/programs"
 )
@@ -16,12 +13,28 @@ import (
 // decode reads a record of the kernel side. Both sides run on one machine, so its layout is T's.
 func decode[T any](raw []byte) (*T, error) {
 	v := new(T)
-	size := int(unsafe.Sizeof(*v))
-	if len(raw) < size {
+	if size := int(unsafe.Sizeof(*v)); len(raw) < size {
 		return nil, fmt.Errorf("a record of %T has %d bytes, not %d", *v, len(raw), size)
 	}
-	copy(unsafe.Slice((*byte)(unsafe.Pointer(v)), size), raw)
+	copy(bytesOf(v), raw)
 	return v, nil
+}
+
+func bytesOf[T any](v *T) []byte { return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v)) }
+
+// decodeTold reads an announcement, and the cgroup's record that comes behind it if it says so: as much of it as there are names.
+func decodeTold(raw []byte) (*programs.Announcement, *programs.CgroupRecord, error) {
+	a, err := decode[programs.Announcement](raw)
+	if err != nil || a.Told == 0 {
+		return a, nil, err
+	}
+	r := new(programs.CgroupRecord)
+	behind := raw[unsafe.Sizeof(*a):]
+	if len(behind) < int(unsafe.Offsetof(r.Names)) {
+		return nil, nil, fmt.Errorf("an announcement has %d bytes of a cgroup's record, fewer than one without names", len(behind))
+	}
+	copy(bytesOf(r), behind)
+	return a, r, nil
 }
 
 // text reads up to the NUL.
@@ -33,8 +46,8 @@ func text(raw []byte) string {
 }
 
 // pathOf puts together what name_cgroup in programs/who.h took apart: names from the leaf up, each with its NUL.
-func pathOf(r *programs.CgroupRecord, id uint64) Cgroup {
-	c := Cgroup{ID: id, Path: "/", Truncated: r.Truncated != 0}
+func pathOf(r *programs.CgroupRecord) Cgroup {
+	c := Cgroup{ID: r.Id, Path: "/", Truncated: r.Truncated != 0}
 	n := min(int(r.Len), len(r.Names))
 	if names := strings.Split(strings.TrimSuffix(string(r.Names[:n]), "\x00"), "\x00"); n > 0 {
 		slices.Reverse(names)
@@ -51,30 +64,6 @@ func processOf(kind uint8, name []byte) Process {
 		return Process{Kind: ProcessExiting}
 	}
 	return Process{Kind: ProcessFile, Name: text(name)}
-}
-
-// A bootClock turns the kernel side's times (CLOCK_BOOTTIME) into ours. It is read once, so that a created timestamp stays
-// the same from one snapshot to the next, whatever is done to the wall clock.
-type bootClock struct {
-	boot int64
-	wall time.Time
-}
-
-func readBootClock() (bootClock, error) {
-	boot, err := bootTime()
-	return bootClock{boot: boot, wall: time.Now()}, err
-}
-
-func bootTime() (int64, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
-		return 0, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
-	}
-	return ts.Nano(), nil
-}
-
-func (c bootClock) time(boot uint64) time.Time {
-	return c.wall.Add(time.Duration(int64(boot) - c.boot))
 }
 
 // checkOf reads a what without its class, see WHAT_ in abi.h.

@@ -9,7 +9,7 @@ import (
 )
 
 func recordOf(names string, truncated bool) *programs.CgroupRecord {
-	r := &programs.CgroupRecord{Len: uint32(len(names))}
+	r := &programs.CgroupRecord{Id: 7, Len: uint32(len(names))}
 	if truncated {
 		r.Truncated = 1
 	}
@@ -26,11 +26,11 @@ func TestCgroupPath(t *testing.T) {
 		strings.Repeat("d\x00", 2048):     strings.Repeat("/d", 2048),
 		strings.Repeat("x", 255) + "\x00": "/" + strings.Repeat("x", 255),
 	} {
-		if got := pathOf(recordOf(names, false), 7); got.Path != want || got.ID != 7 || got.Truncated {
+		if got := pathOf(recordOf(names, false)); got.Path != want || got.ID != 7 || got.Truncated {
 			t.Errorf("%.20q: %+v", names, got)
 		}
 	}
-	if got := pathOf(recordOf("leaf\x00", true), 7); !got.Truncated || got.Path != "/leaf" {
+	if got := pathOf(recordOf("leaf\x00", true)); !got.Truncated || got.Path != "/leaf" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -42,7 +42,7 @@ func FuzzDecode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte, n uint32) {
 		r := programs.CgroupRecord{Len: n}
 		copy(r.Names[:], raw)
-		if c := pathOf(&r, 1); !strings.HasPrefix(c.Path, "/") {
+		if c := pathOf(&r); !strings.HasPrefix(c.Path, "/") {
 			t.Errorf("%q is no path", c.Path)
 		}
 		for _, err := range []error{errOf(decode[programs.Announcement](raw)), errOf(decode[programs.Sample](raw))} {

@@ -207,28 +207,48 @@ func checkIdentities(t *testing.T, tr *Tracer) *Snapshot {
 	return nil
 }
 
-// newCgroup makes a cgroup in the hierarchy that workloads are told by, and moves this process there when asked to.
-func newCgroup(t *testing.T, tr *Tracer, name string) string {
+// newCgroup makes a cgroup in v2, or in another hierarchy where that is not mounted.
+func newCgroup(t *testing.T, name string) string {
+	t.Helper()
+	for _, h := range []string{"v2", "memory", "pids", "devices", "freezer", "cpu"} {
+		if hierarchyMount(t, h) != "" {
+			return newCgroupIn(t, h, name)
+		}
+	}
+	t.Fatal("no cgroup hierarchy is mounted whole")
+	return ""
+}
+
+// newCgroupIn makes a cgroup in v2, or in the v1 hierarchy of a subsystem.
+func newCgroupIn(t *testing.T, hierarchy, name string) string {
+	t.Helper()
+	mount := hierarchyMount(t, hierarchy)
+	if mount == "" {
+		t.Skipf("the cgroup hierarchy %s is not mounted here", hierarchy)
+	}
+	dir := filepath.Join(mount, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Remove(dir) })
+	return dir
+}
+
+// hierarchyMount is where the whole of a hierarchy is mounted, if it is.
+func hierarchyMount(t *testing.T, hierarchy string) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := tr.Info().Cgroups
 	for line := range strings.Lines(string(mounts)) {
 		before, after, _ := strings.Cut(strings.TrimSpace(line), " - ")
 		fields, fs := strings.Fields(before), strings.Fields(after)
-		if fields[3] != "/" || h == "v2" && fs[0] != "cgroup2" || h != "v2" && (fs[0] != "cgroup" || !slices.Contains(strings.Split(fs[2], ","), h)) {
-			continue
+		if fields[3] == "/" && (hierarchy == "v2" && fs[0] == "cgroup2" ||
+			hierarchy != "v2" && fs[0] == "cgroup" && slices.Contains(strings.Split(fs[2], ","), hierarchy)) {
+			return fields[4]
 		}
-		dir := filepath.Join(fields[4], name)
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.Remove(dir) })
-		return dir
 	}
-	t.Fatalf("no mount of the whole cgroup hierarchy %s", h)
 	return ""
 }
 

@@ -43,7 +43,7 @@ func TestHostileCgroups(t *testing.T) {
 	const name = "in-cgroups"
 	path := tiny(t, name)
 	for _, cgroup := range []string{"plain", `quo"te`, "bad\xff", "[kernel]", strings.Repeat("c", 255)} {
-		dir := newCgroup(t, tr, cgroup)
+		dir := newCgroup(t, cgroup)
 		run(t, inCgroup(dir, exec.Command(path)))
 		found := false
 		for _, w := range snapshot(t, tr).Workloads {
@@ -58,7 +58,7 @@ func TestHostileCgroups(t *testing.T) {
 func TestDeepCgroup(t *testing.T) {
 	tr := openLive(t, Options{})
 	const name = "deep"
-	dir := newCgroup(t, tr, "level")
+	dir := newCgroup(t, "level")
 	deepest := dir
 	for range 20 {
 		deepest = filepath.Join(deepest, strings.Repeat("d", 250))

@@ -1,6 +1,10 @@
 package bpf
 
-import "capability_exporter/bpf/internal/programs"
+import (
+	"time"
+
+	"capability_exporter/bpf/internal/programs"
+)
 
 // readRing hands on the announcements until Close.
 func (t *Tracer) readRing() {
@@ -27,15 +31,21 @@ func (t *Tracer) readRing() {
 }
 
 func (t *Tracer) announcement(raw []byte) (Announcement, error) {
-	r, err := decode[programs.Announcement](raw)
+	r, told, err := decodeTold(raw)
 	if err != nil {
 		return Announcement{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	state, err := t.cgroup(programs.CgroupKey{Id: r.Cgroup, Hierarchy: uint64(r.Hierarchy)})
-	if err != nil {
-		return Announcement{}, err
+	var cgroup Cgroup
+	if told != nil {
+		cgroup = pathOf(told)
+	} else {
+		state, err := t.cgroups.of(r.Cgroup, time.Duration(r.Time))
+		if err != nil {
+			return Announcement{}, err
+		}
+		cgroup = state.cgroup
 	}
 	symbol, err := t.symbol(r.Site)
 	if err != nil {
@@ -43,8 +53,30 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 	}
 	return Announcement{
 		Time: t.clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)),
-		Cgroup: state.cgroup, Process: processOf(r.Kind, r.Name[:]),
+		Cgroup: cgroup, Process: processOf(r.Kind, r.Name[:]),
 		Overflow: r.Slot < programs.WhoBorrowed, Borrowed: r.Slot >= programs.WhoBorrowed && r.Slot < programs.WhoFixed,
 		TGID: r.Tgid, TID: r.Tid, UID: r.Uid, Syscall: r.Syscall, Symbol: symbol,
 	}, nil
+}
+
+// readGone takes in which cgroups are gone, until Close.
+func (t *Tracer) readGone() {
+	for {
+		rec, err := t.gone.Read()
+		if err != nil {
+			return // closed
+		}
+		now, err := t.clock.now()
+		if err == nil {
+			var serial *uint64
+			if serial, err = decode[uint64](rec.RawSample); err == nil {
+				t.mu.Lock()
+				t.cgroups.left(*serial, now)
+				t.mu.Unlock()
+			}
+		}
+		if err != nil {
+			t.opts.Logger.Error("could not read that a cgroup is gone", "err", err)
+		}
+	}
 }

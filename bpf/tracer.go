@@ -3,6 +3,8 @@
 package bpf
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,7 +27,6 @@ type Options struct {
 	SiteLimit   int           // call site slots; 0: 4096
 	RingSize    int           // bytes, a power of two and a multiple of the page size; 0: 256 KiB
 	Retention   time.Duration // how long a series is still served after its cgroup is gone; 0: 5 minutes
-	Proc        string        // where procfs is mounted; "": /proc
 	Logger      *slog.Logger  // nil: none
 	// Announce is called for each record of the ring buffer, by one goroutine; while it runs the ring fills. nil: dropped.
 	Announce func(Announcement)
@@ -37,8 +38,9 @@ type Options struct {
 	denialBurst  uint32
 	confirmEvery uint32
 	quarantine   time.Duration
-	idle         time.Duration   // after which one of several slots of a series is taken
 	holdReader   <-chan struct{} // the ring's reader waits for it
+	nameMask     *uint64         // what is left of a name's hash in the table; nil: all
+	seeds        [2]uint64       // odd; 0: others at each start
 }
 
 func (o *Options) setDefaults() {
@@ -52,9 +54,6 @@ func (o *Options) setDefaults() {
 	set(&o.RingSize, 256<<10)
 	if o.Retention == 0 {
 		o.Retention = 5 * time.Minute
-	}
-	if o.Proc == "" {
-		o.Proc = "/proc"
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
@@ -71,8 +70,16 @@ func (o *Options) setDefaults() {
 	if o.quarantine == 0 {
 		o.quarantine = time.Minute
 	}
-	if o.idle == 0 {
-		o.idle = 10 * time.Minute
+	if o.nameMask == nil {
+		all := ^uint64(0)
+		o.nameMask = &all
+	}
+	for i := range o.seeds {
+		if o.seeds[i] == 0 {
+			var random [8]byte
+			_, _ = rand.Read(random[:]) // it never fails
+			o.seeds[i] = binary.NativeEndian.Uint64(random[:]) | 1
+		}
 	}
 }
 
@@ -86,23 +93,22 @@ type Tracer struct {
 	source   source.Source
 	objects  *source.Objects
 	refused  []Refusal
-	attached time.Time
-	clock    bootClock
+	clock    bootClock // its wall is when counting began
 
-	pages, siteRecords, whoRecords *ebpf.Memory
-	ring, samples                  *ringbuf.Reader
-	ringRecords                    atomic.Uint64
-	stop                           chan struct{}
-	running                        sync.WaitGroup
-	closing                        func() error
+	siteRecords         *ebpf.Memory
+	ring, samples, gone *ringbuf.Reader
+	ringRecords         atomic.Uint64
+	stop                chan struct{}
+	running             sync.WaitGroup
+	closing             func() error
 
-	mu        sync.Mutex // guards all below
-	settings  programs.SettingValues
-	hierarchy source.Hierarchy
-	cgroups   map[programs.CgroupKey]*cgroupState
-	life      lifecycle
-	missed    uint64 // checks that no program counted
-	buffers   buffers
+	mu       sync.Mutex // guards all below
+	settings programs.SettingValues
+	counters *counters
+	cgroups  *cgroups
+	series   *series
+	missed   uint64 // checks that no program counted
+	goneLost uint64 // how often the ring of cgroups that are gone has been full
 }
 
 // Open tries the sources in order, and counts with the first that the kernel lets it have. It needs RequiredCapabilities.
@@ -114,7 +120,7 @@ func Open(opts Options) (*Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tracer{opts: opts, features: f, stop: make(chan struct{}), cgroups: map[programs.CgroupKey]*cgroupState{}, life: newLifecycle()}
+	t := &Tracer{opts: opts, features: f, stop: make(chan struct{})}
 	t.closing = sync.OnceValue(t.close)
 	mode := f.Peek()
 	if opts.peek != nil {
@@ -128,6 +134,7 @@ func Open(opts Options) (*Tracer, error) {
 		t.objects, err = s.Open(f, mode, source.Options{
 			SeriesLimit: opts.SeriesLimit, SiteLimit: opts.SiteLimit, RingSize: opts.RingSize,
 			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
+			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask,
 		})
 		if err == nil {
 			t.source = s
@@ -144,7 +151,7 @@ func Open(opts Options) (*Tracer, error) {
 	if err := t.start(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	opts.Logger.Info("counting capability checks", "via", t.source.Name, "audit", t.Info().Audit, "cgroups", t.hierarchy.Name, "programs", t.objects.Banks())
+	opts.Logger.Info("counting capability checks", "via", t.source.Name, "audit", t.Info().Audit, "programs", t.objects.Banks())
 	return t, nil
 }
 
@@ -169,35 +176,45 @@ func (t *Tracer) start() (err error) {
 	if err := errors.Join(fill("free_sites", programs.SiteFixed, t.opts.SiteLimit), fill("free_whos", programs.WhoFixed, t.opts.SeriesLimit)); err != nil {
 		return err
 	}
-	if t.pages, err = maps["pages"].Memory(); err != nil {
-		return fmt.Errorf("map the counters: %w", err)
+	memory := func(name string) *ebpf.Memory {
+		m, failed := maps[name].Memory()
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("map the memory of %s: %w", name, failed))
+		}
+		return m
 	}
-	if t.siteRecords, err = maps["site_records"].Memory(); err != nil {
-		return fmt.Errorf("map the call site records: %w", err)
+	reader := func(name string) *ringbuf.Reader {
+		r, failed := ringbuf.NewReader(maps[name])
+		if failed != nil {
+			err = errors.Join(err, fmt.Errorf("open the ring buffer %s: %w", name, failed))
+		}
+		return r
 	}
-	if t.whoRecords, err = maps["who_records"].Memory(); err != nil {
-		return fmt.Errorf("map the workload records: %w", err)
+	pages, whoRecords := memory("pages"), memory("who_records")
+	t.siteRecords = memory("site_records")
+	t.ring, t.samples, t.gone = reader("ring"), reader("samples"), reader("gone")
+	if err != nil {
+		return err
 	}
 	if err := t.objects.Collection.Variables["settings"].Get(&t.settings); err != nil {
 		return fmt.Errorf("read the settings: %w", err)
 	}
-	if t.ring, err = ringbuf.NewReader(maps["ring"]); err != nil {
-		return fmt.Errorf("open the ring buffer: %w", err)
-	}
-	if t.samples, err = ringbuf.NewReader(maps["samples"]); err != nil {
-		return fmt.Errorf("open the learner's ring buffer: %w", err)
-	}
-	if err := t.chooseHierarchy(); err != nil {
+	if t.clock, err = startClock(t.objects.BootTime); err != nil {
 		return err
 	}
-	if t.clock, err = readBootClock(); err != nil {
-		return err
+	t.counters = newCounters(pages, maps["pages"].MaxEntries()/t.settings.BankPages, &t.settings)
+	t.cgroups = newCgroups(cgroupMap{maps["cgroups"]})
+	t.series = &series{
+		limit: t.opts.SeriesLimit, retention: t.opts.Retention, quarantine: t.opts.quarantine,
+		records: whoRecords, slots: slotMaps{whos: maps["whos"], free: maps["free_whos"]},
+		counts: t.counters, cgroups: t.cgroups, clock: t.clock, symbol: t.symbol,
+		base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
 	}
-	t.attached = t.clock.wall
 	if err := t.objects.Attach(); err != nil {
 		return err
 	}
 	t.running.Go(t.readRing)
+	t.running.Go(t.readGone)
 	t.running.Go(t.learn)
 	t.running.Go(t.keepHouse)
 	return nil
@@ -207,7 +224,7 @@ func (t *Tracer) start() (err error) {
 func (t *Tracer) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	info := Info{Source: Source(t.source.Name), Audit: "callsite", Cgroups: t.hierarchy.Name, Refused: t.refused}
+	info := Info{Source: Source(t.source.Name), Audit: "callsite", Cgroups: t.cgroups.hierarchies(), Refused: t.refused}
 	if t.source.Opts {
 		info.Audit = "opts"
 	}
@@ -221,27 +238,14 @@ func (t *Tracer) Close() error {
 
 func (t *Tracer) close() error {
 	var errs []error
-	if t.ring != nil {
-		errs = append(errs, t.ring.Close())
-	}
-	if t.samples != nil {
-		errs = append(errs, t.samples.Close())
+	for _, r := range []*ringbuf.Reader{t.ring, t.samples, t.gone} {
+		if r != nil {
+			errs = append(errs, r.Close())
+		}
 	}
 	close(t.stop)
 	t.running.Wait()
 	return errors.Join(append(errs, t.objects.Close())...)
-}
-
-// chooseHierarchy looks which cgroup hierarchy tells workloads apart, and hands it to the kernel side.
-func (t *Tracer) chooseHierarchy() error {
-	h, err := source.ChooseHierarchy(t.opts.Proc, t.features.Kernel)
-	if err != nil {
-		return fmt.Errorf("choose the cgroup hierarchy: %w", err)
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.hierarchy = h
-	return t.set(func(v *programs.SettingValues) { v.CgroupAt, v.Hierarchy = h.At, h.Index })
 }
 
 // set changes the kernel side's settings. The caller holds mu.
@@ -253,7 +257,34 @@ func (t *Tracer) set(change func(*programs.SettingValues)) error {
 	return nil
 }
 
-// keepHouse is the kernel side's clock, looks for series that have ended, and looks again which hierarchy is in use.
+// endSeries ends the series of workloads that are gone. The caller holds mu.
+func (t *Tracer) endSeries() error {
+	now, err := t.clock.now()
+	if err != nil {
+		return err
+	}
+	if err := t.counters.read(); err != nil {
+		return err
+	}
+	losses, err := t.counters.losses()
+	if err != nil {
+		return err
+	}
+	if losses.GoneLost != t.goneLost {
+		if err := t.cgroups.lookAgain(now); err != nil {
+			return err
+		}
+		t.goneLost = losses.GoneLost
+	}
+	took, err := t.series.end(now)
+	if took {
+		// Each CPU's cache asks the table again, where the keys are no more.
+		err = errors.Join(err, t.set(func(v *programs.SettingValues) { v.Epoch++ }))
+	}
+	return err
+}
+
+// keepHouse is the kernel side's clock, and looks for series that have ended.
 func (t *Tracer) keepHouse() {
 	second := time.NewTicker(time.Second)
 	defer second.Stop()
@@ -272,9 +303,6 @@ func (t *Tracer) keepHouse() {
 			err = errors.Join(err, t.endSeries())
 		}
 		t.mu.Unlock()
-		if n%60 == 0 {
-			err = errors.Join(err, t.chooseHierarchy())
-		}
 		if err != nil {
 			t.opts.Logger.Error("housekeeping failed", "err", err)
 		}

@@ -64,7 +64,7 @@ func TestTurns(t *testing.T) {
 	}
 
 	const mover = "moves"
-	a, b := newCgroup(t, tr, "turns-a"), newCgroup(t, tr, "turns-b")
+	a, b := newCgroup(t, "turns-a"), newCgroup(t, "turns-b")
 	run(t, helper(executable(t, mover), "turns", "cgroup", a, b, a, b, a))
 
 	var names []string

@@ -7,7 +7,6 @@ type (
 	Announcement  = TracepointAnnouncement
 	Cached        = TracepointCached
 	Cache         = TracepointCachePage
-	CgroupKey     = TracepointCgroupKey
 	CgroupRecord  = TracepointCgroupRecord
 	Layout        = TracepointLayout
 	Page          = TracepointPage
@@ -15,7 +14,9 @@ type (
 	Sample        = TracepointSample
 	SettingValues = TracepointSettingValues
 	SiteRecord    = TracepointSiteRecord
+	Stats         = TracepointStatPage
 	StatValues    = TracepointStatValues
+	WhoKey        = TracepointWhoKey
 	WhoRecord     = TracepointWhoRecord
 )
 
@@ -26,18 +27,16 @@ const (
 	PageSlots    = 512
 	StatPage     = 0
 	CachePage    = 1
-	SitePage     = 5
+	SitePage     = 17
 	PendingBits  = 20
 	SlotBits     = 22
 	PairBits     = 7
 
-	WhatDenied         = 1 << 6
-	WhatUserNS         = 1 << 7
-	WhatClassShift     = 8
-	WhatKindShift      = 10
-	WhatKind           = 3
-	WhatHierarchyShift = 12
-	WhatHierarchy      = 1<<8 - 1
+	WhatDenied     = 1 << 6
+	WhatUserNS     = 1 << 7
+	WhatClassShift = 8
+	WhatKindShift  = 10
+	WhatKind       = 3
 
 	SiteFixed   = 1 << 10
 	WhoBorrowed = 1 << 8
@@ -73,11 +72,6 @@ func Pending(c *Cached) (n uint64, site, who uint32, audited bool) {
 	site = uint32(c.Counted>>PendingBits) % (1 << SlotBits)
 	who = uint32(c.Counted >> (PendingBits + SlotBits)) // plus one
 	return c.Counted % (1 << PendingBits), site, who - 1, who != 0
-}
-
-// CgroupOf is the key of a slot's cgroup.
-func CgroupOf(r *WhoRecord) CgroupKey {
-	return CgroupKey{Id: r.Cgroup, Hierarchy: r.Key.What >> WhatHierarchyShift & WhatHierarchy}
 }
 
 // KindOf is the kind of a slot's process, one of KindFile and its like.

@@ -12,7 +12,8 @@ enum {
 	PAIR_BITS = 7,
 	PAIRS = 1 << PAIR_BITS,
 	PAGE_SLOTS = 512, /* counters in one value of the counter map */
-	WHO_SITES = 4
+	WHO_SITES = 4,
+	WHO_TRIES = 4 /* names of one hash that each can have a slot */
 };
 
 /* What a check was, in one word: the capability's number (6 bits), then these, then the class (2 bits). It is the index of the
@@ -23,11 +24,9 @@ enum {
 	WHAT_CLASS_SHIFT = 8,
 	WHAT_WHO = (1 << 8) - 1, /* without the class: a who slot is audited by definition */
 	WHAT_SITE = (1 << 10) - 1,
-	/* Of who asked: the kind (2 bits), and the hierarchy of the cgroup (8 bits). */
+	/* Of who asked: the kind (2 bits). */
 	WHAT_KIND_SHIFT = 10,
-	WHAT_KIND = 3,
-	WHAT_HIERARCHY_SHIFT = 12,
-	WHAT_HIERARCHY = (1 << 8) - 1
+	WHAT_KIND = 3
 };
 
 enum { CLASS_UNKNOWN, CLASS_NOAUDIT, CLASS_AUDITED };
@@ -55,13 +54,10 @@ enum {
 	ROLE_TRAMPOLINE /* somebody's fexit on cap_capable */
 };
 
-/* Who asks: kernel objects that can be had with few loads, in place of names. Where one of them is freed and another takes its
- * address, the name's hash and length tell the two apart; two that agree in all of it have the same name, which is all that
- * people see. */
+/* Who asks, as people see it: the cgroup, and the name of the executable. */
 struct who_key {
-	u64 cgroup; /* serial number of its css, which is never used again; another hierarchy has others */
-	u64 file;   /* the executable's dentry, or, if its name has no hash (memfd), inode number and generation */
-	u64 name;   /* the name's hash and length */
+	u64 cgroup; /* its serial number, which no other cgroup of any hierarchy ever has; 0: the root of each */
+	u64 name;   /* a hash of the executable's file name, seeded at each start; 0 where there is none */
 	u64 what;   /* without the class */
 };
 
@@ -75,26 +71,26 @@ struct site_value {
 	u32 module; /* 1: the asker lies in a module, whose address may come to mean something else */
 };
 
-struct cgroup_key {
-	u64 id; /* kernfs id */
-	u64 hierarchy; /* as in struct setting_values */
-};
-
-/* The names from the cgroup up to the root, each with its NUL. */
+/* The names from the cgroup up to the root, each with its NUL. Its owners are the slots of its cgroup: the first brings it, and the
+ * last takes it away. */
 struct cgroup_record {
+	u64 serial;
+	u64 id;	     /* kernfs id */
 	u64 offline; /* CLOCK_BOOTTIME of its rmdir(2), or of its first check if that came later; 0: it exists */
 	u32 len;
-	u32 truncated; /* the names nearest to the root are missing */
+	u16 truncated; /* the names nearest to the root are missing */
+	u16 v1;	       /* it is in one of the v1 hierarchies */
 	u8 names[PATH_SIZE + NAME_SIZE];
 };
 
 /* Written before the slot is first counted in, so a slot with a count has a record. */
 struct who_record {
-	struct who_key key;
-	u64 cgroup;  /* kernfs id */
+	struct who_key key; /* as it stands in the table: of several names of one hash, each but the first has another */
 	u64 created; /* CLOCK_BOOTTIME */
 	u32 burst_window, burst; /* denials announced in this window */
 	u32 sites[WHO_SITES];	 /* site slots plus one */
+	u32 unused;
+	u32 len; /* of the name */
 	u8 name[NAME_SIZE];
 };
 
@@ -113,12 +109,12 @@ struct site_record {
  * plain array over all CPUs, not a per-CPU one: the address of an element is then known without a load, and user space reads
  * the counters without a system call. */
 enum {
-	CACHED_PER_PAGE = 62,
+	CACHED_PER_PAGE = 62, /* a set of two for each place */
 	PENDING_BITS = 20, /* of struct cached's counted */
 	SLOT_BITS = 22,
 	STAT_PAGE = 0,
 	CACHE_PAGE = 1,
-	CACHE_PAGE_BITS = 2,
+	CACHE_PAGE_BITS = 4,
 	CACHE_PAGES = 1 << CACHE_PAGE_BITS,
 	SITE_PAGE = CACHE_PAGE + CACHE_PAGES
 };
@@ -130,6 +126,7 @@ struct stat_values {
 	u64 declined; /* checks that a program did not count, for want of a mark to leave or because it was busy with another */
 	u64 second;   /* checks that the second of two programs counted */
 	u64 busy;     /* where the kernel does not guard a program against itself: it is running on this CPU */
+	u64 gone_lost; /* cgroups that are gone, and found the ring `gone` full */
 };
 
 /* Both slots of a check in one cache line: which it has by the kernel function that asked, and by who asked.
@@ -140,26 +137,32 @@ struct stat_values {
 struct cached {
 	u64 asker;
 	u64 counted; /* from the low end: PENDING_BITS of checks, SLOT_BITS of site slot, and of who slot plus one (0: none) */
-	u64 cgroup, file, name; /* of an audited check: as in its struct who_key */
+	u64 cgroup, name; /* of an audited check: as in its struct who_key */
 	u64 what; /* with all that it can hold */
 	u32 epoch, tick;
-	u32 module;
-	u32 unused;
+	u32 trust; /* ticks for which the entry is good; 0: for ever */
+	u32 unused[3];
 };
 
-/* Who asked last on this CPU, by what stands in its struct task_struct alone. As long as the same task goes on without giving
- * up the CPU, its key is the same, and the way to its cgroup and to its executable's name need not be gone again: those are
- * most of the pages that a check touches. A name or cgroup that somebody changes under a task that is running shows at its next
- * turn, or within a second. */
+/* Who asked last on this CPU, by what stands in its struct task_struct and its struct mm_struct. As long as the same task goes on
+ * without giving up the CPU, its key is the same, and the way to its cgroup and to its executable's name need not be gone again:
+ * those are most of the pages that a check touches. A file that somebody renames under a task that is running shows its new name
+ * at the task's next turn, or within a second. */
 struct turn {
 	u64 task, start, switches, exec_id;
-	u64 mm, css_set;
+	u64 mm, exe, css_set;
 	struct who_key who; /* of what, who asked alone */
 	u64 tick;
 	u64 unused[5];
 };
 
-/* One page of a CPU's cache. */
+/* What else there is once for each CPU and bank. */
+struct stat_page {
+	struct stat_values stats;
+	struct turn turn;
+};
+
+/* One page of a CPU's cache. Each has a turn of its own, copied from the stat page's, so that a check touches one page. */
 struct cache_page {
 	struct turn turn;
 	struct cached cached[CACHED_PER_PAGE];
@@ -184,8 +187,8 @@ struct setting_values {
 	u64 security; /* return address into security_capable */
 	u32 caller_after, wrapper_after; /* bytes from cap_capable's return address to its caller's and to the wrapper's */
 	u64 pair_seed; /* makes the known pairs fall on different entries of pairs */
-	u32 cgroup_at; /* of the v1 hierarchy's pointer in struct css_set */
-	u32 hierarchy; /* 0: v2, else the v1 hierarchy's subsystem index plus one */
+	/* Odd, and others at each start: nobody can choose names that fall together in the cache, or that have one hash. */
+	u64 seed, name_seed;
 	u32 epoch;     /* grows when a who slot is freed */
 	u32 tick;      /* seconds */
 	u32 window;    /* in which a key may announce denial_burst denials */
@@ -200,14 +203,14 @@ struct setting_values {
 
 struct announcement {
 	u64 time;   /* CLOCK_BOOTTIME */
-	u64 cgroup; /* kernfs id */
+	u64 cgroup; /* serial number */
 	s64 syscall;
 	u32 tgid, tid, uid;
 	u32 site;
 	u32 slot;
 	u16 what;
 	u8 kind;
-	u8 hierarchy;
+	u8 told; /* 1: the cgroup's record comes behind, as much of it as there are names; it has no other owner */
 	u32 fresh;
 	u8 name[NAME_SIZE];
 };

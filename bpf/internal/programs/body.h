@@ -10,51 +10,76 @@ static __always_inline struct cache_page *cache_of(u64 asker, u32 mark, u32 bank
 {
 	struct page *p;
 
-	*hash = (asker ^ (u64)mark << 32) * 0x9E3779B97F4A7C15ull;
+	*hash = (asker ^ (u64)mark << 32) * settings.seed;
 	p = my_page(bank, CACHE_PAGE + (*hash >> (64 - CACHE_PAGE_BITS)));
 	return p ? &p->cache : NULL;
 }
 
-/* cache_entry is where a check's slots are cached, if they are. */
-static __always_inline struct cached *cache_entry(struct cache_page *p, u64 hash, u64 cgroup, u64 file)
+/* cache_entry is where a check's slots are cached, if they are: there, or in the entry after it. */
+static __always_inline struct cached *cache_entry(struct cache_page *p, u64 hash, u64 cgroup, u64 name)
 {
-	hash = (hash ^ file ^ cgroup << 32) * 0xC2B2AE3D27D4EB4Full >> 58;
+	hash = (hash ^ name ^ cgroup << 32) * settings.seed >> 59;
 	asm volatile("" : "+r"(hash)); /* else the comparison is made before the shift, and the verifier learns nothing */
-	if (hash >= CACHED_PER_PAGE) /* the last two, of 64 */
-		hash &= 1;
-	return &p->cached[hash];
+	if (hash >= CACHED_PER_PAGE / 2) /* the last one, of 32 */
+		hash = 0;
+	return &p->cached[hash * 2];
 }
 
-static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 file, u64 name)
+static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 name)
 {
-	if (c->asker != asker || c->what != mark || (c->module && settings.tick - c->tick > MODULE_TRUST))
+	if (c->asker != asker || c->what != mark || (c->trust && settings.tick - c->tick >= c->trust))
 		return false;
-	return class_of(mark) != CLASS_AUDITED ||
-	       (c->epoch == settings.epoch && c->cgroup == cgroup && c->file == file && c->name == name);
+	return class_of(mark) != CLASS_AUDITED || (c->epoch == settings.epoch && c->cgroup == cgroup && c->name == name);
+}
+
+/* find_cached tells which of the two entries of a place holds a check's slots. */
+static __always_inline struct cached *find_cached(struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 name)
+{
+	if (cached(c, asker, mark, cgroup, name))
+		return c;
+	c++;
+	return cached(c, asker, mark, cgroup, name) ? c : NULL;
+}
+
+/* exe_of is what an executable is recognised by: prctl(2) gives a task another without an execve(2) (PR_SET_MM_EXE_FILE,
+ * PR_SET_MM_MAP), and asks for a capability each time, so that no two go unnoticed at one address. */
+static __always_inline u64 exe_of(struct task_struct *task)
+{
+	struct mm_struct *mm = task->mm;
+
+	return mm ? (u64)mm->exe_file : 0;
 }
 
 static __always_inline bool same_turn(const struct turn *t, struct task_struct *task)
 {
 	return t->switches == task->nvcsw + task->nivcsw && t->task == (u64)task && t->start == task->start_time &&
 	       t->exec_id == task->self_exec_id && t->mm == (u64)task->mm && t->css_set == (u64)task->cgroups &&
-	       t->tick == settings.tick;
+	       t->tick == settings.tick && t->exe == exe_of(task);
 }
 
-static __always_inline int take_turn(struct turn *t, enum reading reading)
+static __always_inline int take_turn(struct turn *t, u32 bank, enum reading reading)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
+	struct page *p = my_page(bank, STAT_PAGE);
+	struct turn *mine;
 
-	/* First, and never the count of a turn that had not begun when the rest was read: where programs are preemptible, a turn
-	 * may end right here. */
-	t->switches = task->nvcsw + task->nivcsw;
-	t->task = (u64)task;
-	t->start = task->start_time;
-	t->exec_id = task->self_exec_id;
-	t->mm = (u64)task->mm;
-	t->css_set = (u64)task->cgroups;
-	t->tick = settings.tick;
-	t->who.file = t->who.name = 0;
-	fill_key(&t->who, task, 0, reading);
+	if (!p)
+		return 0;
+	mine = &p->once.turn;
+	if (!same_turn(mine, task)) {
+		/* First, and never the count of a turn that had not begun when the rest was read: where programs are preemptible, a
+		 * turn may end right here. */
+		mine->switches = task->nvcsw + task->nivcsw;
+		mine->task = (u64)task;
+		mine->start = task->start_time;
+		mine->exec_id = task->self_exec_id;
+		mine->mm = (u64)task->mm;
+		mine->exe = exe_of(task);
+		mine->css_set = (u64)task->cgroups;
+		mine->tick = settings.tick;
+		fill_who(&mine->who, task, NULL, reading);
+	}
+	*t = *mine;
 	return 0;
 }
 
@@ -103,17 +128,18 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, struct
 		return 0;
 	v = site_slot(s, site, bank);
 	c->asker = site->asker;
-	c->module = v->module;
+	c->trust = v->module ? MODULE_TRUST : 0;
 	c->tick = settings.tick;
 	counted = (u64)v->slot << PENDING_BITS;
 	if (class_of(mark) == CLASS_AUDITED) {
 		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(who, bank);
 		note_site(slot & ~FRESH, v->slot);
+		if (slot < WHO_BORROWED) /* `_other`: there may be a slot by now */
+			c->trust = OTHER_TRUST;
 		counted |= (u64)((slot & ~FRESH) + 1) << (PENDING_BITS + SLOT_BITS);
 	}
 	settle(c, counted, bank);
 	c->cgroup = who->cgroup;
-	c->file = who->file;
 	c->name = who->name;
 	c->epoch = epoch;
 	c->what = mark;
@@ -161,7 +187,7 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
 	struct who_key who = {};
-	struct cached *c;
+	struct cached *c, *place;
 	struct cache_page *p;
 	u64 hash;
 
@@ -178,24 +204,29 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 	}
 	mark = site.what | CACHED_SET;
 	if (class == CLASS_AUDITED) {
-		fill_key(&who, task, what, reading);
+		fill_who(&who, task, s, reading);
 		mark |= who.what;
+		who.what |= what;
 		if (cred != own && borrowed(cred, own))
 			mark |= CACHED_BORROWED;
 	}
 	p = cache_of(site.asker, site.what, bank, &hash);
 	if (!p)
 		return 0;
-	c = cache_entry(p, hash, who.cgroup, who.file);
-	if (!cached(c, site.asker, mark, who.cgroup, who.file, who.name))
+	place = cache_entry(p, hash, who.cgroup, who.name);
+	c = find_cached(place, site.asker, mark, who.cgroup, who.name);
+	if (!c) {
+		/* One of the two, by chance: no order in which keys take turns is then the worst. */
+		c = bpf_get_prandom_u32() & 1 ? place + 1 : place;
 		fresh = fill_cache(c, &site, &who, mark, bank);
-	else if (pending(c->counted) >= settings.confirm_every)
+	} else if (pending(c->counted) >= settings.confirm_every) {
 		settle(c, c->counted - pending(c->counted), bank);
+	}
 	return count(c, mark, fresh, bank);
 }
 
 typedef int slow_path(u64 *ctx, bool due);
-typedef int turn_path(struct turn *t);
+typedef int turn_path(struct turn *t, u32 bank);
 
 /* check counts one check.
  *
@@ -203,7 +234,7 @@ typedef int turn_path(struct turn *t);
  * own, in one more page (bpf_enable_priv_stack, since 6.13). TestFastPathStack looks. */
 static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
 {
-	u64 asker, hash, cgroup = 0, file = 0, name = 0;
+	u64 asker, hash, cgroup = 0, name = 0;
 	u32 mark = what_of(ctx), class;
 	struct task_struct *task;
 	struct cached *c;
@@ -224,14 +255,13 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 		if (cred_of(ctx) != task->real_cred)
 			return slow(ctx, false); /* which sees whether they are borrowed */
 		if (!same_turn(&p->turn, task))
-			turn(&p->turn);
+			turn(&p->turn, bank);
 		cgroup = p->turn.who.cgroup;
-		file = p->turn.who.file;
 		name = p->turn.who.name;
 		mark |= p->turn.who.what;
 	}
-	c = cache_entry(p, hash, cgroup, file);
-	if (!cached(c, asker, mark, cgroup, file, name))
+	c = find_cached(cache_entry(p, hash, cgroup, name), asker, mark, cgroup, name);
+	if (!c)
 		return slow(ctx, false);
 	if (pending(c->counted) >= settings.confirm_every)
 		return slow(ctx, true);
@@ -241,25 +271,31 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 /* What is not the fast path stands in functions of its own, out of its way. */
 #define CHECK(kind, bank, reading)                                                                          \
 	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading); } \
-	static __noinline int turn_##kind(struct turn *t) { return take_turn(t, reading); }                 \
+	static __noinline int turn_##kind(struct turn *t, u32 b) { return take_turn(t, b, reading); }       \
 	static __always_inline int check_##kind(u64 *ctx) { return check(ctx, bank, reading, slowly_##kind, turn_##kind); }
 
 CHECK(cast, 0, CAST)
 CHECK(probe, 0, PROBE) /* for a kernel without bpf_rdonly_cast (a kfunc since 6.2) */
 CHECK(second, 1, CAST)
 
-/* Marks a cgroup that asked for something and is gone, so that its series can end. Any hierarchy may remove one with the same
- * id, hence the look at its root. */
+/* Marks a cgroup that asked for something and is gone, so that its series can end. */
 SEC("tp_btf/cgroup_rmdir")
 int BPF_PROG(cgroup_gone, struct cgroup *cgroup)
 {
-	struct cgroup_key key = { .id = cgroup->kn->id, .hierarchy = settings.hierarchy };
-	struct cgroup_record *r;
+	u64 serial = cgroup->self.serial_nr;
+	struct cgroup_record *r = bpf_map_lookup_elem(&cgroups, &serial);
 
-	if (settings.hierarchy ? !(cgroup->root->subsys_mask >> (settings.hierarchy - 1) & 1) : cgroup->root->hierarchy_id != 0)
+	if (!r || r->offline)
 		return 0;
-	r = bpf_map_lookup_elem(&cgroups, &key);
-	if (r && !r->offline)
-		r->offline = bpf_ktime_get_boot_ns();
+	r->offline = bpf_ktime_get_boot_ns();
+	tell_gone(serial);
+	return 0;
+}
+
+/* Tells user space the kernel's own time, which its own may differ from: a time namespace has another boot (time_namespaces(7)). */
+SEC("raw_tp")
+int clock(void *ctx)
+{
+	now = bpf_ktime_get_boot_ns();
 	return 0;
 }

@@ -17,7 +17,9 @@ enum {
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1 << 0,
 	BPF_TYPE_ID_TARGET = 1, /* arguments of the compiler's CO-RE builtins */
 	BPF_FIELD_BYTE_OFFSET = 0,
-	BPF_FIELD_EXISTS = 2
+	BPF_FIELD_EXISTS = 2,
+	BPF_ENUMVAL_EXISTS = 0,
+	BPF_ENUMVAL_VALUE = 1
 };
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -29,6 +31,7 @@ extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym __weak;
 volatile const u32 has_snprintf;	 /* %ps in the kernel: since 5.13 */
 volatile const u32 has_pt_regs;		 /* bpf_task_pt_regs: since 5.15 */
 volatile const u32 denial_burst = 5;
+volatile const u64 name_mask = ~0ull; /* what tests leave of a name's hash, so that many names have one */
 
 /* All of this changes while we run. It is only ever added to or replaced by user space, and everything in it is verified
  * against the stack at each use, so a half-written entry costs an unwind and nothing else.
@@ -50,10 +53,13 @@ struct {
 	__type(value, u32);
 } free_sites SEC(".maps"), free_whos SEC(".maps");
 
+volatile u64 now; /* CLOCK_BOOTTIME, as of when clock ran */
+
 /* ---- what is counted, and which slot a key has ---- */
 
 enum {
-	MODULE_TRUST = 30 /* ticks for which an address in a module is taken to mean the same */
+	MODULE_TRUST = 30, /* ticks for which an address in a module is taken to mean the same */
+	OTHER_TRUST = 1	   /* and for which a key that found no slot is taken to have none */
 };
 
 enum {
@@ -63,7 +69,7 @@ enum {
 
 struct page {
 	union {
-		struct stat_values stats;
+		struct stat_page once;
 		struct cache_page cache;
 		u64 count[PAGE_SLOTS];
 	};
@@ -107,12 +113,12 @@ struct {
 	__type(value, struct who_record);
 } who_records SEC(".maps");
 
-/* Not preallocated: a path may be long, and few cgroups ask for anything. */
+/* By serial number. Not preallocated: a path may be long, and few cgroups ask for anything. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, struct cgroup_key);
+	__type(key, u64);
 	__type(value, struct cgroup_record);
 } cgroups SEC(".maps");
 
@@ -147,6 +153,12 @@ struct {
 	__uint(max_entries, 65536);
 } samples SEC(".maps");
 
+/* The serial numbers of cgroups that have a record and are gone, so that nobody need ask for each whether it still exists. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 65536);
+} gone SEC(".maps");
+
 /* bpf2go makes a Go type of it, which nothing else in the object's BTF would hold. */
 struct announcement *unused_announcement __attribute__((unused));
 
@@ -157,6 +169,11 @@ struct scratch {
 	u8 symbol[SYMBOL_SIZE];
 	struct sample sample;
 	struct site_value site;
+	/* Of who asked: the name, in words with NULs behind it, and the address of the cgroup. */
+	u64 name[NAME_SIZE / 8];
+	u64 len;
+	u64 cgroup_at;
+	struct announcement announcement; /* and behind it, for one that is told with it, */
 	struct cgroup_record cgroup;
 };
 
@@ -192,6 +209,8 @@ static __always_inline struct task_struct *current_task(void) { return (void *)b
 
 #define FIELD_OFFSET(field) __builtin_preserve_field_info(field, BPF_FIELD_BYTE_OFFSET)
 #define FIELD_EXISTS(field) __builtin_preserve_field_info(field, BPF_FIELD_EXISTS)
+#define ENUM_EXISTS(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUMVAL_EXISTS)
+#define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUMVAL_VALUE)
 
 static __always_inline struct page *my_page(u32 bank, u32 page)
 {
@@ -204,7 +223,7 @@ static __always_inline struct stat_values *my_stats(u32 bank)
 {
 	struct page *p = my_page(bank, STAT_PAGE);
 
-	return p ? &p->stats : NULL;
+	return p ? &p->once.stats : NULL;
 }
 
 static __always_inline u64 *counter(u32 bank, u32 page, u32 slot)

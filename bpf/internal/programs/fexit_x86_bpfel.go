@@ -20,6 +20,7 @@ const (
 	FexitMapFreeSites          = "free_sites"
 	FexitMapFreeWhos           = "free_whos"
 	FexitMapFunctions          = "functions"
+	FexitMapGone               = "gone"
 	FexitMapMarks              = "marks"
 	FexitMapPages              = "pages"
 	FexitMapRing               = "ring"
@@ -32,6 +33,7 @@ const (
 	FexitMapWhoRecords         = "who_records"
 	FexitMapWhos               = "whos"
 	FexitProgCgroupGone        = "cgroup_gone"
+	FexitProgClock             = "clock"
 	FexitProgFexit             = "fexit"
 	FexitProgFexitFirst        = "fexit_first"
 	FexitProgFexitProbe        = "fexit_probe"
@@ -40,6 +42,8 @@ const (
 	FexitVarDenialBurst        = "denial_burst"
 	FexitVarHasPtRegs          = "has_pt_regs"
 	FexitVarHasSnprintf        = "has_snprintf"
+	FexitVarNameMask           = "name_mask"
+	FexitVarNow                = "now"
 	FexitVarSettings           = "settings"
 	FexitVarUnusedAnnouncement = "unused_announcement"
 )
@@ -87,6 +91,7 @@ type FexitSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitProgramSpecs struct {
 	CgroupGone   *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
+	Clock        *ebpf.ProgramSpec `ebpf:"clock"`
 	Fexit        *ebpf.ProgramSpec `ebpf:"fexit"`
 	FexitFirst   *ebpf.ProgramSpec `ebpf:"fexit_first"`
 	FexitProbe   *ebpf.ProgramSpec `ebpf:"fexit_probe"`
@@ -102,6 +107,7 @@ type FexitMapSpecs struct {
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
+	Gone        *ebpf.MapSpec `ebpf:"gone"`
 	Marks       *ebpf.MapSpec `ebpf:"marks"`
 	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
@@ -122,6 +128,8 @@ type FexitVariableSpecs struct {
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
+	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
+	Now                *ebpf.VariableSpec `ebpf:"now"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.VariableSpec `ebpf:"unused_announcement"`
 }
@@ -150,6 +158,7 @@ type FexitMaps struct {
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
+	Gone        *ebpf.Map `ebpf:"gone"`
 	Marks       *ebpf.Map `ebpf:"marks"`
 	Pages       *ebpf.Map `ebpf:"pages"`
 	Ring        *ebpf.Map `ebpf:"ring"`
@@ -169,6 +178,7 @@ func (m *FexitMaps) Close() error {
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
+		m.Gone,
 		m.Marks,
 		m.Pages,
 		m.Ring,
@@ -190,6 +200,8 @@ type FexitVariables struct {
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
+	NameMask           *ebpf.Variable `ebpf:"name_mask"`
+	Now                *ebpf.Variable `ebpf:"now"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.Variable `ebpf:"unused_announcement"`
 }
@@ -199,6 +211,7 @@ type FexitVariables struct {
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitPrograms struct {
 	CgroupGone   *ebpf.Program `ebpf:"cgroup_gone"`
+	Clock        *ebpf.Program `ebpf:"clock"`
 	Fexit        *ebpf.Program `ebpf:"fexit"`
 	FexitFirst   *ebpf.Program `ebpf:"fexit_first"`
 	FexitProbe   *ebpf.Program `ebpf:"fexit_probe"`
@@ -209,6 +222,7 @@ type FexitPrograms struct {
 func (p *FexitPrograms) Close() error {
 	return _FexitClose(
 		p.CgroupGone,
+		p.Clock,
 		p.Fexit,
 		p.FexitFirst,
 		p.FexitProbe,

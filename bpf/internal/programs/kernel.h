@@ -49,23 +49,22 @@ struct cgroup_subsys_state {
 } __core;
 
 struct cgroup_root {
-	u32 subsys_mask;
 	int hierarchy_id; /* 0: the default hierarchy, v2 (cgroup_init_root_id) */
 } __core;
 
 struct cgroup {
 	struct cgroup_subsys_state self;
+	int level; /* 0 for the root of a hierarchy alone */
 	struct kernfs_node *kn;
 	struct cgroup_root *root;
 } __core;
 
-struct css_set {
-	struct cgroup *dfl_cgrp;
-} __core;
+/* Which of them there are, and their numbers, are the kernel configuration's. */
+enum cgroup_subsys_id { cpu_cgrp_id, memory_cgrp_id, devices_cgrp_id, freezer_cgrp_id, pids_cgrp_id };
 
-struct inode {
-	unsigned long i_ino;
-	u32 i_generation;
+struct css_set {
+	struct cgroup_subsys_state *subsys[1]; /* one for each subsystem, in whichever hierarchy that is */
+	struct cgroup *dfl_cgrp;
 } __core;
 
 struct qstr {
@@ -83,7 +82,6 @@ struct path {
 
 struct file {
 	struct path f_path;
-	struct inode *f_inode;
 } __core;
 
 struct mm_struct {

@@ -22,7 +22,7 @@ func TestABI(t *testing.T) {
 		"STAT_PAGE": StatPage, "CACHE_PAGE": CachePage, "SITE_PAGE": SitePage,
 		"PENDING_BITS": PendingBits, "SLOT_BITS": SlotBits,
 		"WHAT_DENIED": WhatDenied, "WHAT_USERNS": WhatUserNS, "WHAT_CLASS_SHIFT": WhatClassShift,
-		"WHAT_KIND_SHIFT": WhatKindShift, "WHAT_KIND": WhatKind, "WHAT_HIERARCHY_SHIFT": WhatHierarchyShift, "WHAT_HIERARCHY": WhatHierarchy,
+		"WHAT_KIND_SHIFT": WhatKindShift, "WHAT_KIND": WhatKind,
 		"SITE_FIXED": SiteFixed, "WHO_BORROWED": WhoBorrowed, "WHO_FIXED": WhoFixed,
 		"CLASS_UNKNOWN": ClassUnknown, "CLASS_NOAUDIT": ClassNoAudit, "CLASS_AUDITED": ClassAudited,
 		"KIND_FILE": KindFile, "KIND_KERNEL": KindKernel, "KIND_EXITING": KindExiting,

@@ -14,37 +14,26 @@ import (
 )
 
 type TracepointAnnouncement struct {
-	_         structs.HostLayout
-	Time      uint64
-	Cgroup    uint64
-	Syscall   int64
-	Tgid      uint32
-	Tid       uint32
-	Uid       uint32
-	Site      uint32
-	Slot      uint32
-	What      uint16
-	Kind      uint8
-	Hierarchy uint8
-	Fresh     uint32
-	Name      [256]uint8
-	_         [4]byte
+	_       structs.HostLayout
+	Time    uint64
+	Cgroup  uint64
+	Syscall int64
+	Tgid    uint32
+	Tid     uint32
+	Uid     uint32
+	Site    uint32
+	Slot    uint32
+	What    uint16
+	Kind    uint8
+	Told    uint8
+	Fresh   uint32
+	Name    [256]uint8
+	_       [4]byte
 }
 
 type TracepointCachePage struct {
-	_    structs.HostLayout
-	Turn struct {
-		_        structs.HostLayout
-		Task     uint64
-		Start    uint64
-		Switches uint64
-		ExecId   uint64
-		Mm       uint64
-		CssSet   uint64
-		Who      TracepointWhoKey
-		Tick     uint64
-		Unused   [5]uint64
-	}
+	_      structs.HostLayout
+	Turn   TracepointTurn
 	Cached [62]TracepointCached
 }
 
@@ -53,26 +42,22 @@ type TracepointCached struct {
 	Asker   uint64
 	Counted uint64
 	Cgroup  uint64
-	File    uint64
 	Name    uint64
 	What    uint64
 	Epoch   uint32
 	Tick    uint32
-	Module  uint32
-	Unused  uint32
-}
-
-type TracepointCgroupKey struct {
-	_         structs.HostLayout
-	Id        uint64
-	Hierarchy uint64
+	Trust   uint32
+	Unused  [3]uint32
 }
 
 type TracepointCgroupRecord struct {
 	_         structs.HostLayout
+	Serial    uint64
+	Id        uint64
 	Offline   uint64
 	Len       uint32
-	Truncated uint32
+	Truncated uint16
+	V1        uint16
 	Names     [4352]uint8
 }
 
@@ -85,9 +70,9 @@ type TracepointLayout struct {
 }
 
 type TracepointPage struct {
-	_     structs.HostLayout
-	Stats TracepointStatValues
-	_     [4040]byte
+	_    structs.HostLayout
+	Once TracepointStatPage
+	_    [3904]byte
 }
 
 type TracepointPair struct {
@@ -119,8 +104,8 @@ type TracepointSettingValues struct {
 	CallerAfter  uint32
 	WrapperAfter uint32
 	PairSeed     uint64
-	CgroupAt     uint32
-	Hierarchy    uint32
+	Seed         uint64
+	NameSeed     uint64
 	Epoch        uint32
 	Tick         uint32
 	Window       uint32
@@ -141,6 +126,12 @@ type TracepointSiteRecord struct {
 	Symbol  [128]uint8
 }
 
+type TracepointStatPage struct {
+	_     structs.HostLayout
+	Stats TracepointStatValues
+	Turn  TracepointTurn
+}
+
 type TracepointStatValues struct {
 	_        structs.HostLayout
 	Lost     uint64
@@ -150,12 +141,26 @@ type TracepointStatValues struct {
 	Declined uint64
 	Second   uint64
 	Busy     uint64
+	GoneLost uint64
+}
+
+type TracepointTurn struct {
+	_        structs.HostLayout
+	Task     uint64
+	Start    uint64
+	Switches uint64
+	ExecId   uint64
+	Mm       uint64
+	Exe      uint64
+	CssSet   uint64
+	Who      TracepointWhoKey
+	Tick     uint64
+	Unused   [5]uint64
 }
 
 type TracepointWhoKey struct {
 	_      structs.HostLayout
 	Cgroup uint64
-	File   uint64
 	Name   uint64
 	What   uint64
 }
@@ -163,11 +168,12 @@ type TracepointWhoKey struct {
 type TracepointWhoRecord struct {
 	_           structs.HostLayout
 	Key         TracepointWhoKey
-	Cgroup      uint64
 	Created     uint64
 	BurstWindow uint32
 	Burst       uint32
 	Sites       [4]uint32
+	Unused      uint32
+	Len         uint32
 	Name        [256]uint8
 }
 
@@ -179,6 +185,7 @@ const (
 	TracepointMapFreeSites          = "free_sites"
 	TracepointMapFreeWhos           = "free_whos"
 	TracepointMapFunctions          = "functions"
+	TracepointMapGone               = "gone"
 	TracepointMapMarks              = "marks"
 	TracepointMapPages              = "pages"
 	TracepointMapRing               = "ring"
@@ -191,6 +198,7 @@ const (
 	TracepointMapWhoRecords         = "who_records"
 	TracepointMapWhos               = "whos"
 	TracepointProgCgroupGone        = "cgroup_gone"
+	TracepointProgClock             = "clock"
 	TracepointProgTracepoint        = "tracepoint"
 	TracepointProgTracepointFirst   = "tracepoint_first"
 	TracepointProgTracepointProbe   = "tracepoint_probe"
@@ -198,6 +206,8 @@ const (
 	TracepointVarDenialBurst        = "denial_burst"
 	TracepointVarHasPtRegs          = "has_pt_regs"
 	TracepointVarHasSnprintf        = "has_snprintf"
+	TracepointVarNameMask           = "name_mask"
+	TracepointVarNow                = "now"
 	TracepointVarSettings           = "settings"
 	TracepointVarUnusedAnnouncement = "unused_announcement"
 )
@@ -245,6 +255,7 @@ type TracepointSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracepointProgramSpecs struct {
 	CgroupGone       *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
+	Clock            *ebpf.ProgramSpec `ebpf:"clock"`
 	Tracepoint       *ebpf.ProgramSpec `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.ProgramSpec `ebpf:"tracepoint_first"`
 	TracepointProbe  *ebpf.ProgramSpec `ebpf:"tracepoint_probe"`
@@ -259,6 +270,7 @@ type TracepointMapSpecs struct {
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
+	Gone        *ebpf.MapSpec `ebpf:"gone"`
 	Marks       *ebpf.MapSpec `ebpf:"marks"`
 	Pages       *ebpf.MapSpec `ebpf:"pages"`
 	Ring        *ebpf.MapSpec `ebpf:"ring"`
@@ -279,6 +291,8 @@ type TracepointVariableSpecs struct {
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
+	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
+	Now                *ebpf.VariableSpec `ebpf:"now"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.VariableSpec `ebpf:"unused_announcement"`
 }
@@ -307,6 +321,7 @@ type TracepointMaps struct {
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
+	Gone        *ebpf.Map `ebpf:"gone"`
 	Marks       *ebpf.Map `ebpf:"marks"`
 	Pages       *ebpf.Map `ebpf:"pages"`
 	Ring        *ebpf.Map `ebpf:"ring"`
@@ -326,6 +341,7 @@ func (m *TracepointMaps) Close() error {
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
+		m.Gone,
 		m.Marks,
 		m.Pages,
 		m.Ring,
@@ -347,6 +363,8 @@ type TracepointVariables struct {
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
+	NameMask           *ebpf.Variable `ebpf:"name_mask"`
+	Now                *ebpf.Variable `ebpf:"now"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
 	UnusedAnnouncement *ebpf.Variable `ebpf:"unused_announcement"`
 }
@@ -356,6 +374,7 @@ type TracepointVariables struct {
 // It can be passed to LoadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracepointPrograms struct {
 	CgroupGone       *ebpf.Program `ebpf:"cgroup_gone"`
+	Clock            *ebpf.Program `ebpf:"clock"`
 	Tracepoint       *ebpf.Program `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.Program `ebpf:"tracepoint_first"`
 	TracepointProbe  *ebpf.Program `ebpf:"tracepoint_probe"`
@@ -365,6 +384,7 @@ type TracepointPrograms struct {
 func (p *TracepointPrograms) Close() error {
 	return _TracepointClose(
 		p.CgroupGone,
+		p.Clock,
 		p.Tracepoint,
 		p.TracepointFirst,
 		p.TracepointProbe,

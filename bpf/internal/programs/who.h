@@ -4,91 +4,111 @@
 
 #include "unwind.h"
 
-/* node_of finds the current task's cgroup in the chosen hierarchy. */
-static __noinline struct kernfs_node *node_of(struct css_set *set, u32 *flags)
+#define CAST_TO(type, from) ((type *)bpf_rdonly_cast((void *)(from), __builtin_btf_type_id(*(type *)0, BPF_TYPE_ID_TARGET)))
+
+/* in_subsystem finds the cgroup of a subsystem, whose place in struct css_set is AT. */
+static __always_inline struct cgroup *in_subsystem(struct css_set *set, u32 at, enum reading reading)
 {
-	struct cgroup_subsys_state *css = NULL;
+	struct cgroup_subsys_state *css = (void *)word(set, at, reading);
 	struct cgroup *cgroup = NULL;
-	struct kernfs_node *kn = NULL;
 
-	if (settings.hierarchy) {
-		bpf_probe_read_kernel(&css, sizeof(css), (void *)set + settings.cgroup_at);
-		READ(cgroup, css->cgroup);
-	} else {
-		READ(cgroup, set->dfl_cgrp);
-	}
-	READ(kn, cgroup->kn);
-	READ(*flags, cgroup->self.flags);
-	return kn;
+	if (reading == CAST)
+		return CAST_TO(struct cgroup_subsys_state, css)->cgroup;
+	READ(cgroup, css->cgroup);
+	return cgroup;
 }
 
-static __noinline u64 serial_slowly(struct css_set *set)
-{
-	struct cgroup_subsys_state *css = NULL;
-	u64 serial = 0;
-
-	bpf_probe_read_kernel(&css, sizeof(css), (void *)set + settings.cgroup_at);
-	READ(serial, css->serial_nr);
-	return serial;
-}
-
-static __always_inline u64 serial_of(struct css_set *set, enum reading reading)
-{
-	struct cgroup_subsys_state *css;
-	struct cgroup *cgroup;
-
-	if (!settings.hierarchy) {
-		cgroup = LOAD(reading, set->dfl_cgrp);
-		return LOAD(reading, cgroup->self.serial_nr);
+#define TRY(subsystem)                                                                                                \
+	if (ENUM_EXISTS(enum cgroup_subsys_id, subsystem)) {                                                          \
+		at = FIELD_OFFSET(set->subsys) + ENUM_VALUE(enum cgroup_subsys_id, subsystem) * sizeof(void *);       \
+		cgroup = in_subsystem(set, at, reading);                                                              \
+		if (LOAD(reading, cgroup->level))                                                                     \
+			return cgroup;                                                                                \
 	}
-	if (reading != CAST)
-		return serial_slowly(set);
-	css = bpf_rdonly_cast((void *)word(set, settings.cgroup_at, reading),
-			      __builtin_btf_type_id(*(struct cgroup_subsys_state *)0, BPF_TYPE_ID_TARGET));
-	return css->serial_nr;
+
+/* cgroup_of decides which of a task's cgroups tells its workload: v2's unless it is the root; else that of the first of these v1
+ * hierarchies in which the task is not at the root; else the root. A subsystem that no v1 hierarchy has stands in v2, and says again
+ * what v2 says. What it returns is for LOAD by the same reading, which is CAST or HELPER. */
+static __always_inline struct cgroup *cgroup_of(struct css_set *set, enum reading reading)
+{
+	struct cgroup *v2 = LOAD(reading, set->dfl_cgrp), *cgroup;
+	u32 at;
+
+	if (reading == CAST)
+		v2 = CAST_TO(struct cgroup, v2); /* of one type with the others, to the verifier */
+	if (LOAD(reading, v2->level))
+		return v2;
+	TRY(memory_cgrp_id);
+	TRY(pids_cgrp_id);
+	TRY(devices_cgrp_id);
+	TRY(freezer_cgrp_id);
+	TRY(cpu_cgrp_id);
+	return v2;
 }
 
 static __always_inline u32 class_of(u32 what) { return (what & WHAT_SITE) >> WHAT_CLASS_SHIFT; }
 
 static __always_inline u32 kind_of(u32 what) { return what >> WHAT_KIND_SHIFT & WHAT_KIND; }
 
-static __always_inline u32 hierarchy_of(u32 what) { return what >> WHAT_HIERARCHY_SHIFT & WHAT_HIERARCHY; }
-
-static __noinline u64 inode_of(struct file *exe)
+/* spell hashes a name, and writes it to TO, where that is given. Two multiplications for each word: after one, the topmost bit
+ * of a word would move nothing but itself, and a second word could undo it, whatever the seed. */
+static __always_inline u64 spell(const void *name, u32 len, u64 *to, enum reading reading)
 {
-	struct inode *inode = NULL;
-	unsigned long number = 0;
-	u32 generation = 0;
+	u64 hash = len, w;
+	u32 i;
 
-	READ(inode, exe->f_inode);
-	READ(number, inode->i_ino);
-	READ(generation, inode->i_generation);
-	return number | (u64)generation << 32;
+	for (i = 0; i < NAME_SIZE / 8; i++) {
+		if (i * 8 >= len)
+			break;
+		w = word(name, i * 8, reading);
+		if (len - i * 8 < 8)
+			w &= (1ull << (len - i * 8) * 8) - 1;
+		if (to)
+			to[i] = w;
+		hash = (hash ^ w) * settings.name_seed;
+		hash ^= hash >> 32;
+		hash *= settings.seed;
+		hash ^= hash >> 29;
+	}
+	return hash;
 }
 
-static __always_inline void fill_key(struct who_key *key, struct task_struct *task, u32 what, enum reading reading)
+/* fill_who tells who a task is to people, and leaves what a slot would have to know of it in S, where that is given. */
+static __always_inline void fill_who(struct who_key *who, struct task_struct *task, struct scratch *s, enum reading reading)
 {
+	enum reading far = reading == CAST ? CAST : HELPER;
+	struct cgroup *cgroup = cgroup_of(LOAD(reading, task->cgroups), far);
 	struct mm_struct *mm = LOAD(reading, task->mm);
 	struct dentry *dentry;
 	struct file *exe;
+	u64 name;
+	u32 len;
 
-	key->what = what | settings.hierarchy << WHAT_HIERARCHY_SHIFT;
-	key->cgroup = serial_of(LOAD(reading, task->cgroups), reading);
+	who->name = who->what = 0;
+	/* A root's own is 0, of each hierarchy (cgroup_setup_root counts none). */
+	who->cgroup = LOAD(far, cgroup->self.serial_nr);
+	if (s) {
+		s->cgroup_at = (u64)cgroup;
+		s->len = 0;
+	}
 	if (LOAD(reading, task->flags) & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
-		key->what |= KIND_KERNEL << WHAT_KIND_SHIFT;
+		who->what = KIND_KERNEL << WHAT_KIND_SHIFT;
 		return;
 	}
 	exe = mm ? LOAD(reading, mm->exe_file) : NULL;
 	if (!exe) {
-		key->what |= KIND_EXITING << WHAT_KIND_SHIFT;
+		who->what = KIND_EXITING << WHAT_KIND_SHIFT;
 		return;
 	}
 	dentry = LOAD(reading, exe->f_path.dentry);
-	/* As numbers: the verifier lets no pointer be hashed, and up to 6.1 no union be read whole. */
-	key->file = word(exe, FIELD_OFFSET(exe->f_path.dentry), reading);
-	key->name = word(dentry, FIELD_OFFSET(dentry->d_name.hash_len), reading);
-	if (!(u32)key->name) /* d_alloc_pseudo() is given a name without a hash */
-		key->file = inode_of(exe);
+	/* As numbers: up to 6.1 the verifier lets no union be read whole, and none of them a pointer be added to. */
+	len = word(dentry, FIELD_OFFSET(dentry->d_name.hash_len), reading) >> 32;
+	name = word(dentry, FIELD_OFFSET(dentry->d_name.name), reading);
+	if (len > NAME_SIZE - 1)
+		len = NAME_SIZE - 1;
+	who->name = spell((void *)name, len, s ? s->name : NULL, reading);
+	if (s)
+		s->len = len;
 }
 
 /* borrowed tells whether a check is made with the rights of another than the task. A different pointer alone says nothing:
@@ -134,30 +154,50 @@ static __always_inline void name_process(u8 *to, u32 kind)
 	bpf_probe_read_kernel_str(to, NAME_SIZE, name);
 }
 
-/* name_cgroup keeps the path of the current task's cgroup, once for each cgroup, and returns its id. */
-GLOBAL u64 name_cgroup(u32 hierarchy, u32 bank)
+/* tell_gone tells user space that a cgroup which has a record is no more. */
+static __always_inline void tell_gone(u64 serial)
 {
-	struct cgroup_key key = { .hierarchy = hierarchy };
-	struct kernfs_node *kn, *parent;
-	struct css_set *set = NULL;
+	struct stat_values *st = my_stats(0);
+
+	if (bpf_ringbuf_output(&gone, &serial, sizeof(serial), 0) && st)
+		__sync_fetch_and_add(&st->gone_lost, 1); /* user space then asks for each */
+}
+
+static __always_inline u32 online(struct cgroup *cgroup)
+{
+	u32 flags = 0;
+
+	READ(flags, cgroup->self.flags);
+	return flags & CSS_ONLINE;
+}
+
+/* name_cgroup writes the record of the scratch's cgroup. */
+GLOBAL int name_cgroup(u32 bank)
+{
+	struct kernfs_node *kn = NULL, *parent;
+	struct scratch *s = my_scratch(bank & 1);
+	struct cgroup_root *root = NULL;
 	struct cgroup_record *r;
-	struct scratch *s;
+	struct cgroup *cgroup;
 	const char *name;
-	u32 i, flags = 0;
+	int hierarchy = 0;
+	u32 i;
 	long n;
 
-	READ(set, current_task()->cgroups);
-	kn = node_of(set, &flags);
-	READ(key.id, kn->id);
-	if (bpf_map_lookup_elem(&cgroups, &key))
-		return key.id;
-	s = my_scratch(bank & 1);
 	if (!s)
-		return key.id;
+		return 0;
 	r = &s->cgroup;
+	cgroup = (void *)s->cgroup_at;
+	r->serial = r->id = 0;
+	READ(r->serial, cgroup->self.serial_nr);
+	READ(root, cgroup->root);
+	READ(hierarchy, root->hierarchy_id);
+	READ(kn, cgroup->kn);
+	READ(r->id, kn->id);
+	r->v1 = hierarchy != 0;
 	r->len = 0;
 	r->truncated = 1;
-	r->offline = flags & CSS_ONLINE ? 0 : bpf_ktime_get_boot_ns();
+	r->offline = online(cgroup) ? 0 : bpf_ktime_get_boot_ns();
 	for (i = 0; i < 64; i++) {
 		parent = NULL;
 		if (FIELD_EXISTS(kn->__parent))
@@ -178,8 +218,28 @@ GLOBAL u64 name_cgroup(u32 hierarchy, u32 bank)
 		r->len += n;
 		kn = parent;
 	}
-	bpf_map_update_elem(&cgroups, &key, r, BPF_NOEXIST);
-	return key.id;
+	return 0;
+}
+
+/* meet_cgroup keeps the record of a slot's cgroup, once for all its slots. A root needs none. */
+static __noinline int meet_cgroup(u64 serial, u32 bank)
+{
+	struct scratch *s = my_scratch(bank & 1);
+	struct cgroup_record *r;
+
+	if (!s || !serial || bpf_map_lookup_elem(&cgroups, &serial))
+		return 0;
+	name_cgroup(bank);
+	if (s->cgroup.serial != serial || bpf_map_update_elem(&cgroups, &serial, &s->cgroup, BPF_NOEXIST))
+		return 0;
+	/* Either its rmdir(2) has found the record, or it had begun by now and is seen here. */
+	if (online((void *)s->cgroup_at))
+		return 0;
+	r = bpf_map_lookup_elem(&cgroups, &serial);
+	if (r && !r->offline)
+		r->offline = bpf_ktime_get_boot_ns();
+	tell_gone(serial);
+	return 0;
 }
 
 /* announce tells user space of a new key or of a denial, the latter a few times in each window. A full ring is counted and
@@ -189,12 +249,14 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
 	struct task_struct *task = current_task();
 	struct stat_values *st = my_stats(bank);
+	struct scratch *s = my_scratch(bank & 1);
 	const struct cred *cred = NULL;
+	struct css_set *set = NULL;
 	struct announcement *a;
 	u32 window = settings.window;
-	u64 cgroup;
+	u32 size = sizeof(*a), len;
 
-	if (!r || !st)
+	if (!r || !st || !s)
 		return 0;
 	if (what & WHAT_DENIED) {
 		if (r->burst_window != window) {
@@ -207,15 +269,20 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 		}
 		r->burst++;
 	}
-	cgroup = name_cgroup(hierarchy_of(what), bank);
-	a = bpf_ringbuf_reserve(&ring, sizeof(*a), 0);
-	if (!a) {
-		st->lost++;
-		return 0;
+	a = &s->announcement;
+	a->cgroup = r->key.cgroup;
+	a->told = slot < WHO_FIXED;
+	if (a->told) { /* the slot is not one cgroup's, so the record has no owner */
+		READ(set, task->cgroups);
+		s->cgroup_at = (u64)cgroup_of(set, HELPER);
+		name_cgroup(bank);
+		a->cgroup = s->cgroup.serial;
+		len = s->cgroup.len;
+		if (len > sizeof(s->cgroup.names))
+			len = sizeof(s->cgroup.names);
+		size = sizeof(*a) + __builtin_offsetof(struct cgroup_record, names) + len;
 	}
 	a->time = bpf_ktime_get_boot_ns();
-	a->cgroup = cgroup;
-	a->hierarchy = hierarchy_of(what);
 	a->syscall = -1;
 	if (has_pt_regs) {
 #if defined(__TARGET_ARCH_x86)
@@ -239,8 +306,9 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 	a->what = what & WHAT_WHO;
 	a->kind = kind_of(what);
 	a->fresh = fresh;
-	name_process(a->name, kind_of(what));
-	bpf_ringbuf_submit(a, 0);
+	name_process(a->name, a->kind);
+	if (bpf_ringbuf_output(&ring, a, size, 0))
+		st->lost++;
 	return 0;
 }
 
@@ -265,31 +333,78 @@ static __noinline int note_site(u32 slot, u32 site)
 
 enum { FRESH = 1u << 31 };
 
-/* who_slot finds or makes the slot of a key that the cache does not hold: `_other` where none is free. FRESH is set in what it
- * returns when this is the key's first check. */
-static __noinline u32 who_slot(struct who_key *key, u32 bank)
+/* named tells whether a slot's name is the scratch's. */
+static __noinline bool named(u32 slot, struct scratch *s)
 {
-	u32 *known = bpf_map_lookup_elem(&whos, key), slot, i;
-	struct who_record *r;
+	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
+	u64 *name;
+	u32 i;
 
-	if (known)
-		return *known;
+	if (!r || r->len != s->len)
+		return false;
+	name = (u64 *)r->name;
+	for (i = 0; i < NAME_SIZE / 8; i++) {
+		if (i * 8 >= s->len)
+			break;
+		if (name[i] != s->name[i])
+			return false;
+	}
+	return true;
+}
+
+/* new_slot takes a free slot for a key that has none: 0 if there is no free one. */
+static __noinline u32 new_slot(struct who_key *key, struct scratch *s, u32 bank)
+{
+	struct who_record *r;
+	u64 *name;
+	u32 slot, i;
+
 	if (bpf_map_pop_elem(&free_whos, &slot))
-		return key->what & WHAT_WHO;
+		return 0;
 	r = bpf_map_lookup_elem(&who_records, &slot);
 	if (!r)
-		return key->what & WHAT_WHO;
+		return 0;
 	r->key = *key;
 	r->created = bpf_ktime_get_boot_ns();
 	for (i = 0; i < WHO_SITES; i++)
 		r->sites[i] = 0;
 	r->burst_window = r->burst = 0;
-	name_process(r->name, kind_of(key->what));
-	r->cgroup = name_cgroup(hierarchy_of(key->what), bank);
+	r->len = s->len;
+	name = (u64 *)r->name;
+	for (i = 0; i < NAME_SIZE / 8; i++)
+		name[i] = i * 8 < s->len ? s->name[i] : 0;
+	meet_cgroup(key->cgroup, bank);
 	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST))
-		return slot | FRESH;
+		return slot;
 	/* Another CPU was faster: its slot counts. */
 	bpf_map_push_elem(&free_whos, &slot, 0);
-	known = bpf_map_lookup_elem(&whos, key);
-	return known ? *known : key->what & WHAT_WHO;
+	return 0;
+}
+
+/* who_slot finds or makes the slot of a key that the cache does not hold: `_other` where none is free. FRESH is set in what it
+ * returns when this is the key's first check. */
+static __noinline u32 who_slot(struct who_key *key, u32 bank)
+{
+	struct scratch *s = my_scratch(bank & 1);
+	struct who_key try = *key;
+	u32 *known, slot, i;
+
+	if (!s)
+		return key->what & WHAT_WHO;
+	try.name &= name_mask;
+	for (i = 0; i < WHO_TRIES; i++, try.name++) {
+		known = bpf_map_lookup_elem(&whos, &try);
+		if (!known) {
+			slot = new_slot(&try, s, bank);
+			if (slot)
+				return slot | FRESH;
+			known = bpf_map_lookup_elem(&whos, &try);
+			if (!known)
+				break;
+		}
+		slot = *known;
+		if (named(slot, s))
+			return slot;
+	}
+	return key->what & WHAT_WHO;
 }

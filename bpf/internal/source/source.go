@@ -23,6 +23,8 @@ type Options struct {
 	RingSize               int // bytes
 	DenialBurst            uint32
 	ConfirmEvery           uint32 // a power of two
+	Seed, NameSeed         uint64 // odd
+	NameMask               uint64 // what is left of a name's hash
 	Pair                   *bool  // whether there are two programs; nil: as the kernel needs it
 	Logger                 *slog.Logger
 }
@@ -142,8 +144,9 @@ func All() []Source {
 }
 
 const (
-	programGone = "cgroup_gone"
-	mapMarks    = "marks"
+	programGone  = "cgroup_gone"
+	programClock = "clock"
+	mapMarks     = "marks"
 )
 
 // errAbsent is the cause of a Refusal with the reason "absent".
@@ -156,6 +159,18 @@ type Objects struct {
 	links      []link.Link
 
 	latestFirst bool // as in Source
+}
+
+// BootTime is the kernel's CLOCK_BOOTTIME, whatever time namespace the caller is in.
+func (o *Objects) BootTime() (int64, error) {
+	if _, err := o.Collection.Programs[programClock].Run(&ebpf.RunOptions{}); err != nil {
+		return 0, fmt.Errorf("run the BPF program %s: %w", programClock, err)
+	}
+	var now uint64
+	if err := o.Collection.Variables["now"].Get(&now); err != nil {
+		return 0, fmt.Errorf("read the kernel's time: %w", err)
+	}
+	return int64(now), nil
 }
 
 // Banks is the number of programs that count, each in a bank of its own.
@@ -198,7 +213,7 @@ func (s Source) Open(f *Features, mode Peek, opts Options) (*Objects, error) {
 		delete(spec.Maps, mapMarks)
 	}
 	for name := range spec.Programs {
-		if !slices.Contains(names, name) && (name != programGone || !f.rmdir) {
+		if !slices.Contains(names, name) && name != programClock && (name != programGone || !f.rmdir) {
 			delete(spec.Programs, name)
 		}
 	}
@@ -255,15 +270,16 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 		// An element that one CPU is about to give up is still taken while others look for a free one.
 		"sites":   opts.SiteLimit + 4*cpus,
 		"whos":    opts.SeriesLimit + 4*cpus,
-		"cgroups": opts.SeriesLimit + 4*cpus,
+		"cgroups": opts.SeriesLimit + 4*cpus, // each has a slot, so it can't get full
 		"ring":    opts.RingSize,
 	} {
 		spec.Maps[name].MaxEntries = uint32(entries)
 	}
-	for name, value := range map[string]uint32{
+	for name, value := range map[string]any{
 		"has_snprintf": number(f.Names),
 		"has_pt_regs":  number(f.ptRegs),
 		"denial_burst": opts.DenialBurst,
+		"name_mask":    opts.NameMask,
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set the BPF object's %s: %w", name, err)
@@ -275,6 +291,7 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 	}
 	v.WhoPage, v.BankPages, v.CpuPages = uint32(programs.SitePage+sitePages), uint32(bankPages), uint32(banks*bankPages)
 	v.ConfirmEvery = opts.ConfirmEvery
+	v.Seed, v.NameSeed = opts.Seed, opts.NameSeed
 	if err := spec.Variables["settings"].Set(v); err != nil {
 		return fmt.Errorf("set the BPF object's settings: %w", err)
 	}

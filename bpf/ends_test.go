@@ -1,9 +1,10 @@
 package bpf
 
 import (
-	"maps"
 	"os"
 	"os/exec"
+	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -42,7 +43,7 @@ func TestSeriesEnd(t *testing.T) {
 	const name = "short-lived"
 	tr := openLive(t, Options{SeriesLimit: 64, Retention: time.Millisecond, quarantine: time.Millisecond})
 	path := tiny(t, name)
-	dir := newCgroup(t, tr, "ending")
+	dir := newCgroup(t, "ending")
 	for range 3 {
 		run(t, inCgroup(dir, exec.Command(path)))
 	}
@@ -85,7 +86,7 @@ func TestRestart(t *testing.T) {
 	const name = "restarted"
 	tr := openLive(t, Options{Retention: 50 * time.Millisecond, quarantine: time.Millisecond})
 	path := tiny(t, name)
-	dir := newCgroup(t, tr, "service")
+	dir := newCgroup(t, "service")
 	for i := range uint64(4) {
 		run(t, inCgroup(dir, exec.Command(path)))
 		if i > 0 {
@@ -119,55 +120,63 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// TestDuplicates runs many files of one name, as when a program is replaced over and over: in the end they need one slot.
-func TestDuplicates(t *testing.T) {
+// TestOneName runs many files of one name, as when a program is replaced over and over: they are one series, and new once.
+func TestOneName(t *testing.T) {
 	const n, name = 50, "replaced"
-	tr := openLive(t, Options{SeriesLimit: 64, quarantine: time.Millisecond, idle: time.Millisecond})
+	var fresh atomic.Uint64
+	tr := openLive(t, Options{SeriesLimit: 64, Announce: func(a Announcement) {
+		if a.New && a.Process.Name == name {
+			fresh.Add(1)
+		}
+	}})
 	for range n {
 		run(t, exec.Command(tiny(t, name)))
 	}
-	count := func(s *Snapshot) (checks uint64) {
-		for _, w := range s.Workloads {
-			if w.Process.Name == name {
-				checks += w.Count
-			}
+	s := checkIdentities(t, tr)
+	checks, series := uint64(0), 0
+	for _, w := range s.Workloads {
+		if w.Process.Name == name {
+			checks += w.Count
+			series++
 		}
-		return checks
 	}
-	if s := checkIdentities(t, tr); s.Series < n || count(s) != n {
-		t.Fatalf("%d series and %d checks of %d files", s.Series, count(s), n)
+	if checks != n || series != 1 {
+		t.Errorf("%d checks in %d series of %d files, want one series of all", checks, series, n)
 	}
-	for range 3 {
-		endNow(t, tr)
-		if s := checkIdentities(t, tr); count(s) != n {
-			t.Fatalf("%d checks, want %d", count(s), n)
+	for range 100 {
+		if s := snapshot(t, tr); s.RingRecords >= uint64(s.Series) {
+			break
 		}
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond)
 	}
-	if s := checkIdentities(t, tr); s.Series > 64-n+1 || count(s) != n {
-		t.Errorf("%d series and %d checks, want one series of %d", s.Series, count(s), n)
+	if got := fresh.Load(); got != 1 {
+		t.Errorf("announced as new %d times", got)
 	}
 }
 
-// TestCarriedNames: what is carried on keeps the name under which it was counted, and two cgroups whose paths have lost
-// different beginnings stay two.
-func TestCarriedNames(t *testing.T) {
-	l := newLifecycle()
-	cgroups := []Cgroup{{ID: 1, Path: "/whole"}, {ID: 2, Path: "/whole"}, {ID: 3, Path: "/tail", Truncated: true}, {ID: 4, Path: "/tail", Truncated: true}}
-	for i, c := range cgroups {
-		l.release(retiredSlot{slot: uint32(i), key: keyOf(&WorkloadCount{Cgroup: c}), carry: true}, 10)
-	}
-	carried, ended := l.counts(func(uint32) uint64 { return 0 })
-	got := map[Cgroup]uint64{}
-	for _, w := range carried {
-		got[w.Cgroup] += w.Count
-	}
-	want := map[Cgroup]uint64{{Path: "/whole"}: 20, cgroups[2]: 10, cgroups[3]: 10}
-	if !maps.Equal(got, want) || len(ended) != 0 {
-		t.Errorf("carried %v, ended %v, want %v", got, ended, want)
-	}
-	l.end(func(c Cgroup) bool { return c == cgroups[2] })
-	if carried, ended := l.counts(func(uint32) uint64 { return 0 }); len(carried) != 2 || len(ended) != 1 || ended[0].Count != 10 {
-		t.Errorf("carried %v, ended %v after one of them was gone", carried, ended)
+// TestOneHash gives all names one hash: each still has a slot of its own, as many as are tried, and the rest are _other.
+func TestOneHash(t *testing.T) {
+	tr := openLive(t, Options{nameMask: new(uint64)})
+	names := []string{"one-hash-a", "one-hash-b", "one-hash-c", "one-hash-d", "one-hash-e", "one-hash-f"}
+	for round := range 3 {
+		for _, name := range names {
+			run(t, exec.Command(tiny(t, name)))
+		}
+		s := checkIdentities(t, tr)
+		var own, other uint64
+		for _, w := range s.Workloads {
+			switch {
+			case slices.Contains(names, w.Process.Name) && w.Check == Check{Capability: wakeAlarm}:
+				own += w.Count
+				if w.Count != uint64(round+1) {
+					t.Errorf("%s: %d checks, want %d", w.Process.Name, w.Count, round+1)
+				}
+			case w.Overflow && w.Check == Check{Capability: wakeAlarm}:
+				other += w.Count
+			}
+		}
+		if made := uint64(len(names) * (round + 1)); own+other != made || own == 0 || other == 0 {
+			t.Errorf("%d checks under their names and %d under _other, of %d", own, other, made)
+		}
 	}
 }

@@ -1,0 +1,300 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"capability_exporter/bpf/internal/programs"
+)
+
+// A seriesKey is what people tell a series by. A service that is restarted has a new cgroup of the same path, and its series
+// goes on; where the path is not whole, people see the cgroup's number, too.
+type seriesKey struct {
+	cgroup  Cgroup // without its ID where the path alone is shown
+	process Process
+	check   Check
+}
+
+func keyOf(w *WorkloadCount) seriesKey { return seriesKey{shown(w.Cgroup), w.Process, w.Check} }
+
+// shown is what people see of a cgroup.
+func shown(c Cgroup) Cgroup {
+	if c.Path != "" && !c.Truncated {
+		c.ID = 0
+	}
+	return c
+}
+
+// A carriedSeries is what the slots of cgroups that are gone had counted, while another cgroup of the same path lives on.
+type carriedSeries struct {
+	count   uint64
+	created time.Time
+	sites   []string
+}
+
+// A slotTable is the kernel side's own of who slots.
+type slotTable interface {
+	// Take takes a slot from its key: who asks next under that gets another.
+	Take(key programs.WhoKey) error
+	// Free gives a slot to whoever needs one.
+	Free(slot uint32) error
+}
+
+// series are the lives of the who slots: which is whose, which belongs to a cgroup that is gone, and what becomes of what a slot had
+// counted when it changes hands.
+type series struct {
+	limit                 int
+	retention, quarantine time.Duration
+	records               io.ReaderAt // the kernel side's, by slot
+	slots                 slotTable
+	counts                interface{ who(slot uint32) uint64 }
+	cgroups               *cgroups
+	clock                 bootClock
+	symbol                func(siteSlot uint32) (string, error)
+
+	base    map[uint32]uint64 // what a slot had counted when its present series began
+	last    map[uint32]uint64 // by slot: when the series that left it had begun (boot time)
+	carried map[seriesKey]carriedSeries
+	ended   map[Check]uint64
+	retired []retiredSlot
+}
+
+// A retiredSlot no longer has a series of its own. A program that found it before may still be about to count in it, so it is
+// given to nobody else for a while, and what it has counted stands under key: carried on if set, and else ended.
+type retiredSlot struct {
+	slot    uint32
+	key     seriesKey
+	carry   bool
+	created time.Time
+	sites   []string
+	since   time.Duration // boot time
+}
+
+// count leaves out what a slot had counted for the series that had it before.
+func (s *series) count(slot uint32) uint64 { return s.counts.who(slot) - s.base[slot] }
+
+// each calls f for each slot that has a series.
+func (s *series) each(f func(slot uint32, r *programs.WhoRecord) error) error {
+	for slot := uint32(programs.WhoFixed); slot < uint32(programs.WhoFixed+s.limit); slot++ {
+		if s.count(slot) == 0 {
+			continue
+		}
+		r, err := record[programs.WhoRecord](s.records, slot)
+		if err != nil {
+			return err
+		}
+		if last, ok := s.last[slot]; ok && last == r.Created {
+			continue // retired
+		}
+		if err := f(slot, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// workload says whose a slot is, without its count.
+func (s *series) workload(r *programs.WhoRecord, now time.Duration) (WorkloadCount, error) {
+	state, err := s.cgroups.of(r.Key.Cgroup, now)
+	if err != nil {
+		return WorkloadCount{}, err
+	}
+	w := WorkloadCount{
+		Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
+		Created: s.clock.time(r.Created),
+	}
+	for _, site := range r.Sites {
+		if site == 0 {
+			break
+		}
+		symbol, err := s.symbol(site - 1)
+		if err != nil {
+			return WorkloadCount{}, err
+		}
+		if !slices.Contains(w.CallSites, symbol) {
+			w.CallSites = append(w.CallSites, symbol)
+		}
+	}
+	return w, nil
+}
+
+// all returns every series: those with a slot, how many of them there are, and those that are carried on without one. ended is what
+// is in none any more.
+func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended []CheckCount, err error) {
+	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
+		w, err := s.workload(r, now)
+		if err != nil {
+			return err
+		}
+		w.Count = s.count(slot)
+		all = append(all, w)
+		inUse++
+		return nil
+	})
+	carried, ended := s.left()
+	return append(all, carried...), inUse, ended, err
+}
+
+// left returns what no slot of its own counts any more.
+func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
+	add := func(key seriesKey, c carriedSeries) {
+		carried = append(carried, WorkloadCount{
+			Check: key.check, Cgroup: key.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+		})
+	}
+	for key, c := range s.carried {
+		add(key, c)
+	}
+	sums := map[Check]uint64{}
+	for check, n := range s.ended {
+		sums[check] += n
+	}
+	for _, r := range s.retired {
+		if r.carry {
+			add(r.key, carriedSeries{count: s.count(r.slot), created: r.created, sites: r.sites})
+		} else {
+			sums[r.key.check] += s.count(r.slot)
+		}
+	}
+	for check, n := range sums {
+		ended = append(ended, CheckCount{Check: check, Count: n})
+	}
+	return carried, ended
+}
+
+// end ends the series of paths whose last cgroup has been gone for the retention, and takes the slots of all cgroups that have been.
+// It tells whether it took any: each CPU's cache must then ask the table again. What is counted must have been read just before.
+func (s *series) end(now time.Duration) (took bool, err error) {
+	if err := s.free(now); err != nil {
+		return false, err
+	}
+	over, used := map[uint64]bool{}, map[uint64]bool{}
+	served := map[Cgroup]bool{} // by what is shown: those with a cgroup that exists or is still within the retention
+	err = s.each(func(_ uint32, r *programs.WhoRecord) error {
+		state, err := s.cgroups.of(r.Key.Cgroup, now)
+		if err != nil {
+			return err
+		}
+		used[r.Key.Cgroup] = true
+		if state.over(now, s.retention) {
+			over[r.Key.Cgroup] = true
+		} else {
+			served[shown(state.cgroup)] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	s.cgroups.dropNameless(used)
+	s.endCarried(func(c Cgroup) bool { return !served[c] })
+	if len(over) == 0 {
+		return false, nil
+	}
+	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
+		if !over[r.Key.Cgroup] {
+			return nil
+		}
+		w, err := s.workload(r, now)
+		if err != nil {
+			return err
+		}
+		return s.retire(slot, r, &w, served[shown(w.Cgroup)], now)
+	})
+	if err != nil {
+		return true, err
+	}
+	for serial := range over {
+		if err := s.cgroups.forget(serial); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// retire takes a slot from its key, and into quarantine. Its series goes on without it if carry is set, and ends if not.
+func (s *series) retire(slot uint32, r *programs.WhoRecord, w *WorkloadCount, carry bool, now time.Duration) error {
+	if err := s.slots.Take(r.Key); err != nil {
+		return fmt.Errorf("retire a slot: %w", err)
+	}
+	s.last[slot] = r.Created
+	s.retired = append(s.retired, retiredSlot{
+		slot: slot, key: keyOf(w), carry: carry, created: w.Created, sites: w.CallSites, since: now,
+	})
+	return nil
+}
+
+// endCarried ends what was carried on for paths that are no more.
+func (s *series) endCarried(gone func(Cgroup) bool) {
+	for i := range s.retired {
+		if gone(s.retired[i].key.cgroup) {
+			s.retired[i].carry = false
+		}
+	}
+	for key, c := range s.carried {
+		if gone(key.cgroup) {
+			s.ended[key.check] += c.count
+			delete(s.carried, key)
+		}
+	}
+}
+
+// free gives back the slots that have been out of use long enough.
+func (s *series) free(now time.Duration) error {
+	kept := s.retired[:0]
+	var failed error
+	for _, r := range s.retired {
+		_, known := s.carried[r.key]
+		full := r.carry && !known && len(s.carried) >= s.limit
+		if failed != nil || full || now-r.since < s.quarantine {
+			kept = append(kept, r)
+			continue
+		}
+		if failed = s.slots.Free(r.slot); failed != nil {
+			kept = append(kept, r)
+			continue
+		}
+		s.release(r)
+	}
+	s.retired = kept
+	if failed != nil {
+		return fmt.Errorf("free a slot: %w", failed)
+	}
+	return nil
+}
+
+// release ends a slot's quarantine.
+func (s *series) release(r retiredSlot) {
+	n := s.count(r.slot)
+	s.base[r.slot] += n
+	if !r.carry {
+		s.ended[r.key.check] += n
+		return
+	}
+	c, known := s.carried[r.key]
+	c.count += n
+	if !known || r.created.Before(c.created) {
+		c.created = r.created
+	}
+	if len(c.sites) == 0 {
+		c.sites = r.sites
+	}
+	s.carried[r.key] = c
+}
+
+// slotMaps are the kernel side's own table.
+type slotMaps struct{ whos, free *ebpf.Map }
+
+func (m slotMaps) Take(key programs.WhoKey) error {
+	if err := m.whos.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return err
+	}
+	return nil
+}
+
+func (m slotMaps) Free(slot uint32) error { return m.free.Put(nil, slot) }

@@ -1,0 +1,299 @@
+package bpf
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"capability_exporter/bpf/internal/programs"
+)
+
+// A fakeKernel is the kernel side's tables, without a kernel.
+type fakeKernel struct {
+	whos    map[programs.WhoKey]uint32
+	free    []uint32
+	records []byte
+	counted map[uint32]uint64
+	cgroups map[uint64]*programs.CgroupRecord
+	lookups int
+	failing error
+}
+
+func (k *fakeKernel) Take(key programs.WhoKey) error { delete(k.whos, key); return k.failing }
+func (k *fakeKernel) Free(slot uint32) error {
+	if k.failing == nil {
+		k.free = append(k.free, slot)
+	}
+	return k.failing
+}
+func (k *fakeKernel) who(slot uint32) uint64 { return k.counted[slot] }
+
+// fakeCgroups are a fakeKernel's cgroups.
+type fakeCgroups struct{ *fakeKernel }
+
+func (k fakeCgroups) Lookup(serial uint64) (*programs.CgroupRecord, error) {
+	k.lookups++
+	return k.cgroups[serial], k.failing
+}
+func (k fakeCgroups) Delete(serial uint64) error { delete(k.cgroups, serial); return k.failing }
+
+const fakeLimit = 4
+
+// newFake makes series of so many slots, whose retention and quarantine are ten and five seconds.
+func newFake() (*fakeKernel, *series) {
+	k := &fakeKernel{
+		whos: map[programs.WhoKey]uint32{}, counted: map[uint32]uint64{}, cgroups: map[uint64]*programs.CgroupRecord{},
+		records: make([]byte, (programs.WhoFixed+fakeLimit)*binary.Size(programs.WhoRecord{})),
+	}
+	for slot := range uint32(fakeLimit) {
+		k.free = append(k.free, programs.WhoFixed+slot)
+	}
+	return k, &series{
+		limit: fakeLimit, retention: 10 * time.Second, quarantine: 5 * time.Second,
+		records: bytes.NewReader(k.records), slots: k, counts: k, cgroups: newCgroups(fakeCgroups{k}),
+		symbol: func(uint32) (string, error) { return "somewhere", nil },
+		base:   map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
+	}
+}
+
+// ask counts n checks of CAP_SYS_ADMIN by somebody, as the kernel side does. It tells whether there was a slot.
+func (k *fakeKernel) ask(serial uint64, name string, n uint64, at time.Duration) bool {
+	key := programs.WhoKey{Cgroup: serial, Name: uint64(len(name)), What: 21}
+	slot, known := k.whos[key]
+	if !known {
+		if len(k.free) == 0 {
+			return false
+		}
+		slot, k.free = k.free[0], k.free[1:]
+		k.whos[key] = slot
+		r := programs.WhoRecord{Key: key, Created: uint64(at), Len: uint32(len(name)), Sites: [4]uint32{1}}
+		copy(r.Name[:], name)
+		copy(k.records[int(slot)*binary.Size(r):], bytesOf(&r))
+	}
+	k.counted[slot] += n
+	return true
+}
+
+// cgroup makes a cgroup's record.
+func (k *fakeKernel) cgroup(serial uint64, name string) {
+	r := &programs.CgroupRecord{Serial: serial, Id: 100 + serial, Len: uint32(len(name) + 1)}
+	copy(r.Names[:], name)
+	k.cgroups[serial] = r
+}
+
+// A life is what people see of the series of one process.
+type life struct {
+	path    string
+	process string
+	count   uint64
+}
+
+func livesOf(t *testing.T, s *series, now time.Duration) (lives []life, ended uint64) {
+	t.Helper()
+	all, _, over, err := s.all(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, w := range all {
+		lives = append(lives, life{w.Cgroup.Path, w.Process.Name, w.Count})
+	}
+	for _, c := range over {
+		ended += c.Count
+	}
+	return lives, ended
+}
+
+func (k *fakeKernel) check(t *testing.T, s *series, now time.Duration, ended uint64, want ...life) {
+	t.Helper()
+	got, over := livesOf(t, s, now)
+	sum := over
+	for _, l := range got {
+		sum += l.count
+	}
+	var counted uint64
+	for _, n := range k.counted {
+		counted += n
+	}
+	if sum != counted {
+		t.Errorf("%d counted, %d in series and ended", counted, sum)
+	}
+	if !slices.Equal(got, want) || over != ended {
+		t.Errorf("%v and %d ended, want %v and %d", got, over, want, ended)
+	}
+}
+
+func endAt(t *testing.T, s *series, now time.Duration) bool {
+	t.Helper()
+	took, err := s.end(now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return took
+}
+
+// TestSeriesLife follows a slot from its first check to its next owner.
+func TestSeriesLife(t *testing.T) {
+	k, s := newFake()
+	k.cgroup(1, "a")
+	k.ask(1, "x", 3, time.Second)
+	k.ask(0, "root", 1, time.Second)
+	k.check(t, s, 2*time.Second, 0, life{"/a", "x", 3}, life{"/", "root", 1})
+	if endAt(t, s, time.Hour) {
+		t.Error("a series ended although its cgroup exists")
+	}
+	s.cgroups.left(1, time.Hour)
+	if endAt(t, s, time.Hour+10*time.Second) {
+		t.Error("a series ended within the retention")
+	}
+	now := time.Hour + 10*time.Second + 1
+	if !endAt(t, s, now) {
+		t.Fatal("no series ended after the retention")
+	}
+	k.check(t, s, now, 3, life{"/", "root", 1})
+	if len(k.cgroups) != 0 || len(k.whos) != 1 || len(k.free) != fakeLimit-2 {
+		t.Errorf("left: records %v, keys %v, free slots %v", k.cgroups, k.whos, k.free)
+	}
+	k.counted[programs.WhoFixed] += 2 // a program that had found it
+	k.check(t, s, now, 5, life{"/", "root", 1})
+	endAt(t, s, now+4*time.Second)
+	if len(k.free) != fakeLimit-2 {
+		t.Error("a slot was free within its quarantine")
+	}
+	endAt(t, s, now+5*time.Second)
+	if !slices.Contains(k.free, programs.WhoFixed) {
+		t.Fatalf("the slot is not free after its quarantine: %v", k.free)
+	}
+	k.check(t, s, now, 5, life{"/", "root", 1})
+	k.free = []uint32{programs.WhoFixed}
+	k.cgroup(2, "b")
+	k.ask(2, "y", 7, 2*time.Hour)
+	k.check(t, s, 2*time.Hour, 5, life{"/b", "y", 7}, life{"/", "root", 1})
+}
+
+// TestSeriesGoesOn: a cgroup of the same path comes before the one that is gone is over.
+func TestSeriesGoesOn(t *testing.T) {
+	k, s := newFake()
+	for serial := range uint64(6) {
+		at := time.Duration(serial) * time.Minute
+		k.cgroup(serial+1, "service")
+		if !k.ask(serial+1, "x", 10, at+1) {
+			t.Fatalf("no slot for restart %d", serial)
+		}
+		if serial > 0 {
+			s.cgroups.left(serial, at)
+			endAt(t, s, at+30*time.Second)
+			endAt(t, s, at+40*time.Second)
+		}
+		all, _, _, err := s.all(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n uint64
+		for _, w := range all {
+			n += w.Count
+			if w.Created.After(s.clock.time(uint64(at + 1))) {
+				t.Errorf("created %s", w.Created)
+			}
+		}
+		if n != 10*(serial+1) {
+			t.Errorf("%d checks after %d restarts", n, serial)
+		}
+	}
+	s.cgroups.left(6, time.Hour)
+	endAt(t, s, 2*time.Hour)
+	k.check(t, s, 2*time.Hour, 60)
+}
+
+// TestFailingKernel: what cannot be freed is tried again, and no count is lost.
+func TestFailingKernel(t *testing.T) {
+	k, s := newFake()
+	k.cgroup(1, "a")
+	k.ask(1, "x", 3, 1)
+	if _, err := s.end(1); err != nil {
+		t.Fatal(err)
+	}
+	s.cgroups.left(1, 1)
+	endAt(t, s, time.Minute)
+	k.failing = errors.New("no")
+	if _, err := s.end(2 * time.Minute); !errors.Is(err, k.failing) {
+		t.Errorf("the error is %v", err)
+	}
+	k.check(t, s, 2*time.Minute, 3)
+	k.failing = nil
+	endAt(t, s, 3*time.Minute)
+	if len(k.free) != fakeLimit {
+		t.Errorf("%d free slots, want all %d", len(k.free), fakeLimit)
+	}
+	k.check(t, s, 3*time.Minute, 3)
+}
+
+// TestNameless: a slot whose cgroup has no record does not live for ever, and has a name as soon as there is one.
+func TestNameless(t *testing.T) {
+	k, s := newFake()
+	k.ask(9, "x", 1, 1)
+	endAt(t, s, time.Second)
+	k.check(t, s, time.Second, 0, life{"", "x", 1})
+	endAt(t, s, time.Minute)
+	k.check(t, s, time.Minute, 1)
+	endAt(t, s, 2*time.Minute)
+	k.cgroup(9, "a")
+	k.ask(9, "x", 5, 2*time.Minute)
+	k.check(t, s, 2*time.Minute, 1, life{"/a", "x", 5})
+	endAt(t, s, time.Hour)
+	k.check(t, s, time.Hour, 1, life{"/a", "x", 5})
+	if len(s.cgroups.known) != 1 {
+		t.Errorf("knows %v", s.cgroups.known)
+	}
+}
+
+// TestAskedOnce: at rest nothing is asked of the kernel for any cgroup.
+func TestAskedOnce(t *testing.T) {
+	k, s := newFake()
+	for serial := uint64(1); serial <= fakeLimit; serial++ {
+		k.cgroup(serial, string(rune('a'+serial)))
+		k.ask(serial, "x", 1, 1)
+	}
+	for now := time.Second; now < time.Hour; now += time.Minute {
+		endAt(t, s, now)
+		livesOf(t, s, now)
+	}
+	if k.lookups != fakeLimit {
+		t.Errorf("%d look-ups for %d cgroups", k.lookups, fakeLimit)
+	}
+	k.cgroups[2].Offline = 1
+	if err := s.cgroups.lookAgain(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	endAt(t, s, 2*time.Hour)
+	if got, _ := livesOf(t, s, 2*time.Hour); len(got) != fakeLimit-1 {
+		t.Errorf("%v after one of them was seen to be gone", got)
+	}
+}
+
+// TestCarriedNames: what is carried on keeps the name under which it was counted, and two cgroups whose paths have lost
+// different beginnings stay two.
+func TestCarriedNames(t *testing.T) {
+	k, s := newFake()
+	cgroups := []Cgroup{{ID: 1, Path: "/whole"}, {ID: 2, Path: "/whole"}, {ID: 3, Path: "/tail", Truncated: true}, {ID: 4, Path: "/tail", Truncated: true}}
+	for i, c := range cgroups {
+		k.counted[uint32(i)] = 10
+		s.release(retiredSlot{slot: uint32(i), key: keyOf(&WorkloadCount{Cgroup: c}), carry: true})
+	}
+	carried, ended := s.left()
+	got := map[Cgroup]uint64{}
+	for _, w := range carried {
+		got[w.Cgroup] += w.Count
+	}
+	want := map[Cgroup]uint64{{Path: "/whole"}: 20, cgroups[2]: 10, cgroups[3]: 10}
+	if !maps.Equal(got, want) || len(ended) != 0 {
+		t.Errorf("carried %v, ended %v, want %v", got, ended, want)
+	}
+	s.endCarried(func(c Cgroup) bool { return c == cgroups[2] })
+	if carried, ended := s.left(); len(carried) != 2 || len(ended) != 1 || ended[0].Count != 10 {
+		t.Errorf("carried %v, ended %v after one of them was gone", carried, ended)
+	}
+}
