@@ -26,6 +26,9 @@ func helpers() map[string]func(args []string) error {
 		"traced":      beTraced,
 		"pagemap":     readPagemap,
 		"interrupted": interrupted,
+		"watch":       watch,
+		"watchintime": watchInTime,
+		"asking":      askOnAndOn,
 	}
 }
 

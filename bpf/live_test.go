@@ -255,7 +255,15 @@ func hierarchyMount(t *testing.T, hierarchy string) string {
 // inCgroup makes a command start in a cgroup: through a shell that moves itself there first.
 func inCgroup(dir string, cmd *exec.Cmd) *exec.Cmd {
 	sh := exec.Command("/bin/sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, dir)
-	sh.Args = append(sh.Args, cmd.Args...)
+	sh.Args = append(sh.Args, namedSelf(cmd.Args)...)
 	sh.Env, sh.Dir = cmd.Env, cmd.Dir
 	return sh
+}
+
+// namedSelf names this test binary as others know it.
+func namedSelf(args []string) []string {
+	if self, err := os.Executable(); err == nil && args[0] == "/proc/self/exe" {
+		return append([]string{self}, args[1:]...)
+	}
+	return args
 }

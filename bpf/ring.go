@@ -8,12 +8,8 @@ import (
 
 // readRing hands on the announcements until Close.
 func (t *Tracer) readRing() {
-	if t.opts.holdReader != nil {
-		select {
-		case <-t.opts.holdReader:
-		case <-t.stop:
-			return
-		}
+	if !t.held(t.opts.holdReader) {
+		return
 	}
 	for {
 		rec, err := t.ring.Read()
@@ -27,6 +23,19 @@ func (t *Tracer) readRing() {
 			continue
 		}
 		t.opts.Announce(a)
+	}
+}
+
+// held waits where a test wants that. It returns false once the tracer is closed.
+func (t *Tracer) held(until <-chan struct{}) bool {
+	if until == nil {
+		return true
+	}
+	select {
+	case <-until:
+		return true
+	case <-t.stop:
+		return false
 	}
 }
 
@@ -61,6 +70,9 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 
 // readGone takes in which cgroups are gone, until Close.
 func (t *Tracer) readGone() {
+	if !t.held(t.opts.holdGone) {
+		return
+	}
 	for {
 		rec, err := t.gone.Read()
 		if err != nil {

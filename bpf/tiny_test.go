@@ -18,7 +18,6 @@ const wakeAlarm = 35
 func tiny(t *testing.T, name string) string {
 	t.Helper()
 	var code []byte
-	machine := elf.EM_X86_64
 	switch runtime.GOARCH {
 	case "amd64":
 		code = []byte{
@@ -31,7 +30,6 @@ func tiny(t *testing.T, name string) string {
 			0x0f, 0x05, // syscall
 		}
 	case "arm64":
-		machine = elf.EM_AARCH64
 		for _, word := range []uint32{
 			0xd2800100, // mov x0, #8
 			0xd2800001, // mov x1, #0
@@ -46,6 +44,13 @@ func tiny(t *testing.T, name string) string {
 	default:
 		t.Fatalf("no machine code for %s", runtime.GOARCH)
 	}
+	return bare(t, name, code)
+}
+
+// bare makes an executable of nothing but code, which is loaded to address 0x400078.
+func bare(t *testing.T, name string, code []byte) string {
+	t.Helper()
+	machine := map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64}[runtime.GOARCH]
 	const base, headers = 0x400000, 64 + 56
 	size := uint64(headers + len(code))
 	header := elf.Header64{

@@ -39,6 +39,8 @@ type Options struct {
 	confirmEvery uint32
 	quarantine   time.Duration
 	holdReader   <-chan struct{} // the ring's reader waits for it
+	holdGone     <-chan struct{} // and so does that of the ring of cgroups that are gone,
+	goneSize     int             // which has so many bytes
 	nameMask     *uint64         // what is left of a name's hash in the table; nil: all
 	seeds        [2]uint64       // odd; 0: others at each start
 }
@@ -74,6 +76,7 @@ func (o *Options) setDefaults() {
 		all := ^uint64(0)
 		o.nameMask = &all
 	}
+	set(&o.goneSize, 64<<10)
 	for i := range o.seeds {
 		if o.seeds[i] == 0 {
 			var random [8]byte
@@ -132,7 +135,7 @@ func Open(opts Options) (*Tracer, error) {
 			continue
 		}
 		t.objects, err = s.Open(f, mode, source.Options{
-			SeriesLimit: opts.SeriesLimit, SiteLimit: opts.SiteLimit, RingSize: opts.RingSize,
+			SeriesLimit: opts.SeriesLimit, SiteLimit: opts.SiteLimit, RingSize: opts.RingSize, GoneSize: opts.goneSize,
 			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
 			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask,
 		})

@@ -20,7 +20,7 @@ import (
 // Options say how large the maps are, and what the kernel side is told once.
 type Options struct {
 	SeriesLimit, SiteLimit int // slots
-	RingSize               int // bytes
+	RingSize, GoneSize     int // bytes
 	DenialBurst            uint32
 	ConfirmEvery           uint32 // a power of two
 	Seed, NameSeed         uint64 // odd
@@ -272,6 +272,7 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 		"whos":    opts.SeriesLimit + 4*cpus,
 		"cgroups": opts.SeriesLimit + 4*cpus, // each has a slot, so it can't get full
 		"ring":    opts.RingSize,
+		"gone":    opts.GoneSize,
 	} {
 		spec.Maps[name].MaxEntries = uint32(entries)
 	}

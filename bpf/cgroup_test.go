@@ -1,0 +1,499 @@
+package bpf
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// inCgroups makes a command start in several cgroups, and at the root of every other hierarchy that can name a workload.
+func inCgroups(t *testing.T, cmd *exec.Cmd, dirs ...string) *exec.Cmd {
+	t.Helper()
+	var places []string
+	for _, h := range append([]string{"v2"}, v1Hierarchies()...) {
+		if mount := hierarchyMount(t, h); mount != "" {
+			places = append(places, mount)
+		}
+	}
+	places = append(places, dirs...)
+	script := `for place in ` + strings.Join(places, " ") + `; do echo 0 >"$place/cgroup.procs" || exit; done; exec "$0" "$@"`
+	sh := exec.Command("/bin/sh", append([]string{"-c", script}, namedSelf(cmd.Args)...)...)
+	sh.Env, sh.Dir = cmd.Env, cmd.Dir
+	return sh
+}
+
+// v1Hierarchies are those by which a workload may be told, best first.
+func v1Hierarchies() []string { return []string{"memory", "pids", "devices", "freezer", "cpu"} }
+
+// TestWhichCgroup: what tells a workload is decided for each task by where it stands, whatever others do.
+func TestWhichCgroup(t *testing.T) {
+	tr := openLive(t, Options{})
+	if got := tr.Info().Cgroups; got != "none" && got != "v1" && got != "v2" && got != "both" {
+		t.Errorf("cgroups: %q", got)
+	}
+	v1 := map[string]string{}
+	for _, h := range v1Hierarchies() {
+		if hierarchyMount(t, h) != "" {
+			v1[h] = newCgroupIn(t, h, "which-"+h)
+		}
+	}
+	v2 := newCgroupIn(t, "v2", "which-v2")
+	all := []string{v2}
+	for _, dir := range v1 {
+		all = append(all, dir)
+	}
+	type place struct {
+		dirs []string
+		want string
+	}
+	places := map[string]place{
+		"at-the-roots": {nil, "/"},
+		"in-v2":        {[]string{v2}, "/which-v2"},
+		"in-all":       {all, "/which-v2"},
+	}
+	for i, h := range v1Hierarchies() {
+		if v1[h] == "" {
+			continue
+		}
+		places["in-"+h] = place{[]string{v1[h]}, "/which-" + h}
+		var rest []string
+		best := ""
+		for _, h := range v1Hierarchies()[i:] { // it and those behind it
+			if v1[h] != "" {
+				rest = append(rest, v1[h])
+				if best == "" {
+					best = "/which-" + h
+				}
+			}
+		}
+		places["from-"+h] = place{rest, best}
+	}
+	for range 2 { // each beside the others, and again once all are known
+		for name, p := range places {
+			run(t, inCgroups(t, exec.Command(tiny(t, name)), p.dirs...))
+		}
+	}
+	s := checkIdentities(t, tr)
+	for name, p := range places {
+		if n, series := seriesOf(s, p.want, name); n != 2 || series != 1 {
+			t.Errorf("%s: %d checks in %d series of %s, want both in one; all it asked for: %v", name, n, series, p.want, by(s, name))
+		}
+	}
+	want := "v2"
+	if len(v1) > 0 {
+		want = "both"
+	}
+	if got := tr.Info().Cgroups; got != want {
+		t.Errorf("cgroups: %q, want %q", got, want)
+	}
+}
+
+// TestMovedBetweenHierarchies: somebody puts a process below the root of v2 on a machine whose services are in v1, and takes it away
+// again: nothing changes for the others.
+func TestMovedBetweenHierarchies(t *testing.T) {
+	if hierarchyMount(t, "pids") == "" {
+		t.Skip("no v1 hierarchy is mounted here")
+	}
+	tr := openLive(t, Options{})
+	services := []string{newCgroupIn(t, "pids", "r1A"), newCgroupIn(t, "pids", "r1B")}
+	other := newCgroupIn(t, "v2", "somebody")
+	for i := range 3 {
+		for _, dir := range services {
+			run(t, inCgroups(t, helper(executable(t, "r1"), "sethostname", "1000"), dir))
+		}
+		if i == 1 {
+			run(t, inCgroups(t, exec.Command(tiny(t, "somebody")), other))
+			endNow(t, tr)
+		}
+	}
+	s := checkIdentities(t, tr)
+	for _, path := range []string{"/r1A", "/r1B"} {
+		if n, _ := seriesOf(s, path, "r1"); n != 3000 {
+			t.Errorf("%d checks in %s, want 3000", n, path)
+		}
+	}
+}
+
+// records counts the kernel side's records of cgroups.
+func records(t *testing.T, tr *Tracer) (n int) {
+	t.Helper()
+	var serial uint64
+	m := tr.objects.Collection.Maps["cgroups"]
+	for err := m.NextKey(nil, &serial); ; err = m.NextKey(serial, &serial) {
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			return n
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+}
+
+// TestCgroupRecords: whatever becomes of a check, no cgroup leaves a record that nobody frees, and new ones have names.
+func TestCgroupRecords(t *testing.T) {
+	const limit, n = 64, 200
+	tr := openLive(t, Options{
+		SeriesLimit: limit, RingSize: os.Getpagesize(), holdReader: make(chan struct{}), // the ring is full soon
+		Retention: time.Millisecond, quarantine: time.Millisecond,
+	})
+	asker, denied, borrowed := tiny(t, "in-many"), executable(t, "denied-in-many"), executable(t, "borrows-in-many")
+	root := newCgroup(t, "many")
+	pagemap, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pagemap.Close()
+	for i := range n {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		run(t, inCgroup(dir, exec.Command(asker)))
+		if i%10 == 0 {
+			run(t, inCgroup(dir, helper(denied, "row", "sethostname", "without", "1", t.TempDir())))
+			reader := inCgroup(dir, helper(borrowed, "pagemap", "cap_sys_admin"))
+			reader.ExtraFiles = []*os.File{pagemap}
+			run(t, reader)
+		}
+		if err := os.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
+		if s := snapshot(t, tr); records(t, tr) > s.Series+1 {
+			t.Fatalf("%d records of cgroups, and %d series", records(t, tr), s.Series)
+		}
+	}
+	if s := checkIdentities(t, tr); s.Series != limit || borrowedCount(s, 21) == 0 {
+		t.Errorf("%d series in use, want all %d; %d checks borrowed, want some", s.Series, limit, borrowedCount(s, 21))
+	}
+	endAll(t, tr)
+	s := checkIdentities(t, tr)
+	for _, w := range s.Workloads {
+		if strings.HasPrefix(w.Cgroup.Path, "/many") || w.Cgroup.Path == "" && !w.Overflow {
+			t.Errorf("still there: %+v", w)
+		}
+	}
+	if got := records(t, tr); got > s.Series {
+		t.Errorf("%d records of cgroups, and %d series", got, s.Series)
+	}
+	run(t, inCgroup(newCgroup(t, "after-many"), exec.Command(tiny(t, "after-many"))))
+	if n, _ := seriesOf(checkIdentities(t, tr), "/after-many", "after-many"); n != 1 {
+		t.Errorf("%d checks in a cgroup that came later, want 1 under its name", n)
+	}
+}
+
+// TestGoneRing removes more cgroups than the ring that tells of it can hold.
+func TestGoneRing(t *testing.T) {
+	tr := openLive(t, Options{Retention: time.Millisecond, quarantine: time.Millisecond, goneSize: os.Getpagesize(), holdGone: make(chan struct{})})
+	const n = 400 // with 16 bytes each, a page holds 256
+	path := tiny(t, "gone")
+	root := newCgroup(t, "gone")
+	for i := range n {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		run(t, inCgroup(dir, exec.Command(path)))
+	}
+	endNow(t, tr) // it knows them all
+	for i := range n {
+		if err := os.Remove(filepath.Join(root, strconv.Itoa(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	endAll(t, tr)
+	s := checkIdentities(t, tr)
+	for _, w := range s.Workloads {
+		if strings.HasPrefix(w.Cgroup.Path, "/gone/") {
+			t.Fatalf("still there: %+v", w)
+		}
+	}
+	if tr.goneLost == 0 {
+		t.Error("the ring was not full")
+	}
+}
+
+// A sight is what the helper "watch" says of a series.
+type sight struct {
+	Path, Process string
+	Count         uint64
+	Age           time.Duration // since it began
+}
+
+// watch is the helper that counts, wherever it has been put: for each line of its input it does what housekeeping does, and says
+// what it sees as a line of JSON.
+func watch([]string) error {
+	tr, err := Open(Options{Retention: time.Minute})
+	if err != nil {
+		return err
+	}
+	defer tr.Close()
+	fmt.Println("[]")
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		tr.mu.Lock()
+		err := tr.endSeries()
+		tr.mu.Unlock()
+		if err != nil {
+			return err
+		}
+		s, err := tr.Snapshot()
+		if err != nil {
+			return err
+		}
+		var seen []sight
+		for _, w := range s.Workloads {
+			seen = append(seen, sight{w.Cgroup.Path, w.Process.Name, w.Count, time.Since(w.Created)})
+		}
+		if err := json.NewEncoder(os.Stdout).Encode(seen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// watchInTime is the helper "watch" in a time namespace whose boot was another: watchintime SECONDS.
+func watchInTime(args []string) error {
+	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := os.WriteFile("/proc/self/timens_offsets", []byte("boottime "+args[0]+" 0\n"), 0); err != nil {
+		return err
+	}
+	cmd := helper("/proc/self/exe", "watch")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	return cmd.Run()
+}
+
+// startWatch starts a helper that watches, and returns what asks it.
+func startWatch(t *testing.T, cmd *exec.Cmd) (look func() []sight) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+			t.Errorf("%v: %s", err, said.String())
+		}
+	})
+	lines := bufio.NewReader(out)
+	read := func() (seen []sight) {
+		line, err := lines.ReadBytes('\n')
+		if err != nil {
+			t.Fatalf("%v: %s", err, said.String())
+		}
+		if err := json.Unmarshal(line, &seen); err != nil {
+			t.Fatal(err)
+		}
+		return seen
+	}
+	read()
+	return func() []sight {
+		if _, err := io.WriteString(in, "\n"); err != nil {
+			t.Fatal(err)
+		}
+		return read()
+	}
+}
+
+// TestFromInside counts from a container's namespaces: others' processes are not to be seen there, and their cgroups have other paths.
+func TestFromInside(t *testing.T) {
+	needsRoot(t)
+	inV1 := hierarchyMount(t, "pids") != ""
+	cgroup := newCgroup(t, "from-inside")
+	cmd := helper("/proc/self/exe", "watch")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Unshareflags: unix.CLONE_NEWCGROUP}
+	look := startWatch(t, cmd)
+	want := []sight{{Path: "/from-inside", Process: "outside-v2"}}
+	run(t, inCgroup(cgroup, exec.Command(tiny(t, "outside-v2"))))
+	if inV1 {
+		run(t, inCgroups(t, exec.Command(tiny(t, "outside-v1")), newCgroupIn(t, "pids", "from-inside-v1")))
+		want = append(want, sight{Path: "/from-inside-v1", Process: "outside-v1"})
+	}
+	seen := look()
+	for _, w := range want {
+		n := uint64(0)
+		for _, s := range seen {
+			if s.Path == w.Path && s.Process == w.Process {
+				n += s.Count
+			}
+		}
+		if n != 1 {
+			t.Errorf("%d checks of %s in %s, want 1; seen: %v", n, w.Process, w.Path, seen)
+		}
+	}
+}
+
+// TestTimeNamespace counts from time namespaces in which the machine seems to have booted long before it did, and after: the series of
+// a cgroup that is gone lives for its retention, and has begun when it began.
+func TestTimeNamespace(t *testing.T) {
+	needsRoot(t)
+	if _, err := os.Stat("/proc/self/ns/time"); err != nil {
+		t.Skip("the kernel has no time namespaces: ", err)
+	}
+	for _, ahead := range []string{"10000000", "-1000"} {
+		t.Run(ahead, func(t *testing.T) {
+			var ts unix.Timespec
+			if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &ts); err != nil {
+				t.Fatal(err)
+			}
+			if ahead[0] == '-' { // not before its own boot
+				ahead = "-" + strconv.FormatInt(ts.Sec/2, 10)
+			}
+			look := startWatch(t, helper("/proc/self/exe", "watchintime", ahead))
+			dir := newCgroup(t, "in-time")
+			run(t, inCgroup(dir, exec.Command(tiny(t, "in-time"))))
+			find := func() *sight {
+				for _, s := range look() {
+					if s.Process == "in-time" && s.Path == "/in-time" {
+						return &s
+					}
+				}
+				return nil
+			}
+			s := find()
+			if s == nil {
+				t.Fatal("no series")
+			}
+			if s.Age < 0 || s.Age > 5*time.Second {
+				t.Errorf("the series began %s ago, want some milliseconds", s.Age)
+			}
+			if err := os.Remove(dir); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				time.Sleep(100 * time.Millisecond)
+				if find() == nil {
+					t.Fatal("the series ended within its retention")
+				}
+			}
+		})
+	}
+}
+
+// TestBackFromOther fills the table, and has a program ask without end that found it full: it has a series as soon as there is room.
+func TestBackFromOther(t *testing.T) {
+	const limit, name = 64, "found-it-full"
+	tr := openLive(t, Options{SeriesLimit: limit, Retention: time.Millisecond, quarantine: time.Millisecond})
+	dir := newCgroup(t, "filling")
+	seed := tiny(t, "seed")
+	run(t, inCgroup(dir, helper("/proc/self/exe", "fork", strconv.Itoa(2*limit), seed, filepath.Join(filepath.Dir(seed), "fills-"))))
+	if s := snapshot(t, tr); s.Series != limit {
+		t.Fatalf("%d series in use, want all %d", s.Series, limit)
+	}
+	cmd := helper(executable(t, name), "asking")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = errors.Join(cmd.Process.Kill(), cmd.Wait()) }()
+	for range 20 {
+		time.Sleep(100 * time.Millisecond)
+		if n := total(by(snapshot(t, tr), name)); n != 0 {
+			t.Fatalf("%d checks of its own in a table that is full", n)
+		}
+	}
+	if err := os.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	endAll(t, tr) // the slots are free
+	for range 40 {
+		if n := total(by(snapshot(t, tr), name)); n != 0 {
+			checkIdentities(t, tr)
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	s := snapshot(t, tr)
+	t.Errorf("still without a series after four seconds, with %d of %d in use", s.Series, s.SeriesLimit)
+}
+
+// askOnAndOn is the helper that asks 500 times a second, until it is killed.
+func askOnAndOn([]string) error {
+	for range time.Tick(2 * time.Millisecond) {
+		if err := askSysAdmin(nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestAtRest looks with strace which bpf(2) calls a tracer with many cgroups makes while nothing changes.
+func TestAtRest(t *testing.T) {
+	needsRoot(t)
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		lacks(t, "not installed: ", err)
+	}
+	const n = 300
+	log := filepath.Join(t.TempDir(), "calls")
+	cmd := helper("/proc/self/exe", "watch")
+	cmd.Args = append([]string{"strace", "-f", "-o", log, "-e", "trace=bpf", "-e", "signal=none", "/proc/self/exe"}, cmd.Args[1:]...)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Path, cmd.Args[len(cmd.Args)-1] = strace, self
+	look := startWatch(t, cmd)
+	path := tiny(t, "resting")
+	root := newCgroup(t, "resting")
+	for i := range n {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(dir) })
+		run(t, inCgroup(dir, exec.Command(path)))
+	}
+	calls := func() int {
+		raw, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(raw), "bpf(")
+	}
+	series := 0
+	for _, s := range look() {
+		if s.Process == "resting" {
+			series++
+		}
+	}
+	if series != n {
+		t.Fatalf("%d series, want %d", series, n)
+	}
+	before := calls()
+	if before < n {
+		t.Fatalf("%d calls for %d cgroups: strace did not see them", before, n)
+	}
+	const looks = 20
+	for range looks {
+		look()
+	}
+	// Snapshot's own look at how often the program was skipped.
+	if made := calls() - before; made > 2*looks {
+		t.Errorf("%d bpf(2) calls for %d looks at %d cgroups, want %d at most", made, looks, n, 2*looks)
+	} else {
+		t.Logf("%d bpf(2) calls for %d looks at %d cgroups", made, looks, n)
+	}
+}
