@@ -9,11 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -266,15 +268,42 @@ func watch([]string) error {
 
 // watchInTime is the helper "watch" in a time namespace whose boot was another: watchintime SECONDS.
 func watchInTime(args []string) error {
+	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
 	if err := os.WriteFile("/proc/self/timens_offsets", []byte("boottime "+args[0]+" 0\n"), 0); err != nil {
 		return err
 	}
-	cmd := helper("/proc/self/exe", "watch")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	return cmd.Run()
+	// A child that shares its parent's memory for a while, as package os starts them, may not enter it on older kernels.
+	path, err := unix.BytePtrFromString("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	argv, err := syscall.SlicePtrFromStrings([]string{"watch"})
+	if err != nil {
+		return err
+	}
+	env, err := syscall.SlicePtrFromStrings([]string{helperVariable + "=watch"})
+	if err != nil {
+		return err
+	}
+	child, _, errno := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno != 0 {
+		return fmt.Errorf("clone: %w", errno)
+	}
+	if child == 0 {
+		_, _, errno = unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path)), uintptr(unsafe.Pointer(&argv[0])), uintptr(unsafe.Pointer(&env[0])))
+		unix.RawSyscall(unix.SYS_EXIT_GROUP, uintptr(errno), 0, 0)
+	}
+	var status unix.WaitStatus
+	if _, err := unix.Wait4(int(child), &status, 0, nil); err != nil {
+		return fmt.Errorf("wait4: %w", err)
+	}
+	if status.ExitStatus() != 0 {
+		return fmt.Errorf("the child ended with %d", status.ExitStatus())
+	}
+	return nil
 }
 
 // startWatch starts a helper that watches, and returns what asks it.

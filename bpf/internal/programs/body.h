@@ -57,13 +57,16 @@ static __always_inline bool same_turn(const struct turn *t, struct task_struct *
 	       t->tick == settings.tick && t->exe == exe_of(task);
 }
 
-static __always_inline int take_turn(struct turn *t, u32 bank, enum reading reading)
+typedef int who_path(u32 bank);
+
+static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct page *p = my_page(bank, STAT_PAGE);
+	struct scratch *s = my_scratch(bank);
 	struct turn *mine;
 
-	if (!p)
+	if (!p || !s)
 		return 0;
 	mine = &p->once.turn;
 	if (!same_turn(mine, task)) {
@@ -77,7 +80,8 @@ static __always_inline int take_turn(struct turn *t, u32 bank, enum reading read
 		mine->exe = exe_of(task);
 		mine->css_set = (u64)task->cgroups;
 		mine->tick = settings.tick;
-		fill_who(&mine->who, task, NULL, reading);
+		who(bank);
+		mine->who = s->who;
 	}
 	*t = *mine;
 	return 0;
@@ -117,7 +121,7 @@ static __noinline int settle(struct cached *c, u64 then, u32 bank)
 }
 
 /* fill_cache finds or makes a check's slots. FRESH is set in what it returns when this is the who key's first check. */
-static __noinline u32 fill_cache(struct cached *c, struct site_key *site, struct who_key *who, u32 mark, u32 bank)
+static __noinline u32 fill_cache(struct cached *c, struct site_key *site, u32 mark, u32 bank)
 {
 	struct scratch *s = my_scratch(bank);
 	u32 epoch = settings.epoch, slot = 0; /* before any look-up: a slot that is freed after it is looked up again */
@@ -132,15 +136,15 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, struct
 	c->tick = settings.tick;
 	counted = (u64)v->slot << PENDING_BITS;
 	if (class_of(mark) == CLASS_AUDITED) {
-		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(who, bank);
+		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(mark, bank);
 		note_site(slot & ~FRESH, v->slot);
 		if (slot < WHO_BORROWED) /* `_other`: there may be a slot by now */
 			c->trust = OTHER_TRUST;
 		counted |= (u64)((slot & ~FRESH) + 1) << (PENDING_BITS + SLOT_BITS);
 	}
 	settle(c, counted, bank);
-	c->cgroup = who->cgroup;
-	c->name = who->name;
+	c->cgroup = s->who.cgroup;
+	c->name = s->who.name;
 	c->epoch = epoch;
 	c->what = mark;
 	return slot & FRESH;
@@ -179,14 +183,13 @@ static __always_inline u32 what(struct user_namespace *target, u32 cap, u32 ret)
 static __always_inline const struct cred *cred_of(u64 *ctx) { return *(const struct cred *volatile *)ctx; }
 
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
-static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading reading)
+static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading reading, who_path *who)
 {
 	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
 	const struct cred *cred = cred_of(ctx), *own = LOAD(reading, task->real_cred);
 	u32 what = what_of(ctx), told = told_of(ctx), class, mark, fresh = 0;
 	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
-	struct who_key who = {};
 	struct cached *c, *place;
 	struct cache_page *p;
 	u64 hash;
@@ -203,22 +206,22 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 		site.what = what | class << WHAT_CLASS_SHIFT;
 	}
 	mark = site.what | CACHED_SET;
+	s->who.cgroup = s->who.name = 0;
 	if (class == CLASS_AUDITED) {
-		fill_who(&who, task, s, reading);
-		mark |= who.what;
-		who.what |= what;
+		who(bank);
+		mark |= s->who.what;
 		if (cred != own && borrowed(cred, own))
 			mark |= CACHED_BORROWED;
 	}
 	p = cache_of(site.asker, site.what, bank, &hash);
 	if (!p)
 		return 0;
-	place = cache_entry(p, hash, who.cgroup, who.name);
-	c = find_cached(place, site.asker, mark, who.cgroup, who.name);
+	place = cache_entry(p, hash, s->who.cgroup, s->who.name);
+	c = find_cached(place, site.asker, mark, s->who.cgroup, s->who.name);
 	if (!c) {
 		/* One of the two, by chance: no order in which keys take turns is then the worst. */
 		c = bpf_get_prandom_u32() & 1 ? place + 1 : place;
-		fresh = fill_cache(c, &site, &who, mark, bank);
+		fresh = fill_cache(c, &site, mark, bank);
 	} else if (pending(c->counted) >= settings.confirm_every) {
 		settle(c, c->counted - pending(c->counted), bank);
 	}
@@ -269,14 +272,14 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 }
 
 /* What is not the fast path stands in functions of its own, out of its way. */
-#define CHECK(kind, bank, reading)                                                                          \
-	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading); } \
-	static __noinline int turn_##kind(struct turn *t, u32 b) { return take_turn(t, b, reading); }       \
+#define CHECK(kind, bank, reading, who)                                                                          \
+	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading, who); } \
+	static __noinline int turn_##kind(struct turn *t, u32 b) { return take_turn(t, b, who); }                \
 	static __always_inline int check_##kind(u64 *ctx) { return check(ctx, bank, reading, slowly_##kind, turn_##kind); }
 
-CHECK(cast, 0, CAST)
-CHECK(probe, 0, PROBE) /* for a kernel without bpf_rdonly_cast (a kfunc since 6.2) */
-CHECK(second, 1, CAST)
+CHECK(cast, 0, CAST, who_cast)
+CHECK(probe, 0, PROBE, who_probe) /* for a kernel without bpf_rdonly_cast (a kfunc since 6.2) */
+CHECK(second, 1, CAST, who_cast)
 
 /* Marks a cgroup that asked for something and is gone, so that its series can end. */
 SEC("tp_btf/cgroup_rmdir")

@@ -169,7 +169,8 @@ struct scratch {
 	u8 symbol[SYMBOL_SIZE];
 	struct sample sample;
 	struct site_value site;
-	/* Of who asked: the name, in words with NULs behind it, and the address of the cgroup. */
+	/* Who asked; the name, in words with NULs behind it; the address of the cgroup. */
+	struct who_key who;
 	u64 name[NAME_SIZE / 8];
 	u64 len;
 	u64 cgroup_at;

@@ -29,6 +29,7 @@ const (
 	FexitMapScratches          = "scratches"
 	FexitMapSiteRecords        = "site_records"
 	FexitMapSites              = "sites"
+	FexitMapSpilled            = "spilled"
 	FexitMapTaught             = "taught"
 	FexitMapWhoRecords         = "who_records"
 	FexitMapWhos               = "whos"
@@ -116,6 +117,7 @@ type FexitMapSpecs struct {
 	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
+	Spilled     *ebpf.MapSpec `ebpf:"spilled"`
 	Taught      *ebpf.MapSpec `ebpf:"taught"`
 	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
 	Whos        *ebpf.MapSpec `ebpf:"whos"`
@@ -167,6 +169,7 @@ type FexitMaps struct {
 	Scratches   *ebpf.Map `ebpf:"scratches"`
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
+	Spilled     *ebpf.Map `ebpf:"spilled"`
 	Taught      *ebpf.Map `ebpf:"taught"`
 	WhoRecords  *ebpf.Map `ebpf:"who_records"`
 	Whos        *ebpf.Map `ebpf:"whos"`
@@ -187,6 +190,7 @@ func (m *FexitMaps) Close() error {
 		m.Scratches,
 		m.SiteRecords,
 		m.Sites,
+		m.Spilled,
 		m.Taught,
 		m.WhoRecords,
 		m.Whos,

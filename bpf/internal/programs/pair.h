@@ -9,10 +9,33 @@
 
 #include "body.h"
 
-/* What tells a check from others of the same task: where its arguments stand on the stack, and how often the task had given up
- * the CPU of its own accord. Neither changes between the two programs. The first leaves it where it has counted one, the second
- * takes it; if that is skipped, it means nothing once the task has given up the CPU. */
+enum {
+	MARK_BITS = 10,
+	MARKS = 1 << MARK_BITS,
+	MARK_CHECK_BITS = 22, /* of a mark: which check of its task */
+	MARK_AT_BITS = 11     /* of these: where its arguments stand on the stack, in words of THREAD_SIZE */
+};
+
+/* A mark says of which task and which check it is: where its arguments stand on the stack, and how often the task had given up the
+ * CPU of its own accord. Neither changes between the two programs. The first leaves it where it has counted one, the second takes
+ * it; if that is skipped, it means nothing once the task has given up the CPU.
+ *
+ * Each task has a place by its address, wherever it runs: one line, which is at hand for the second when the first has been there.
+ * Only the task itself takes a mark of its own that still means something, or replaces it. */
 struct mark {
+	u64 mark; /* 0: none */
+	u64 unused[7];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MARKS);
+	__type(key, u32);
+	__type(value, struct mark);
+} marks SEC(".maps");
+
+/* A mark that found its place taken by another task's, or that is an interrupt's. */
+struct spilled {
 	u64 turn;
 	u64 task, interrupt; /* addresses: of the task's own check, and of one that an interrupt makes in the middle of that */
 };
@@ -21,13 +44,11 @@ struct {
 	__uint(type, BPF_MAP_TYPE_TASK_STORAGE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, int);
-	__type(value, struct mark);
-} marks SEC(".maps");
-
-static __noinline u64 turn_of(void) { return bpf_get_current_task_btf()->nvcsw; }
+	__type(value, struct spilled);
+} spilled SEC(".maps");
 
 /* address_of makes a number of a pointer. The verifier has them from the difference of two alone. */
-static __noinline u64 address_of(u64 *ctx)
+static __always_inline u64 address_of(u64 *ctx)
 {
 	u64 n = (u64)ctx;
 
@@ -35,46 +56,102 @@ static __noinline u64 address_of(u64 *ctx)
 	return n + bpf_get_current_task();
 }
 
-/* mark_of is where in a mark a check has its place. Interrupts have stacks of their own. */
-static __always_inline u64 *mark_of(struct mark *m, u64 at)
+/* mark_of is the mark of a check, or 0 for an interrupt's: those have stacks of their own. */
+static __noinline u64 mark_of(u64 *ctx)
 {
-	return at - (u64)bpf_get_current_task_btf()->stack < THREAD_SIZE ? &m->task : &m->interrupt;
+	struct task_struct *task = bpf_get_current_task_btf();
+	u64 at = address_of(ctx) - (u64)task->stack;
+
+	if (at >= THREAD_SIZE)
+		return 0;
+	return bpf_get_current_task() >> 6 << MARK_CHECK_BITS | at >> 3 << MARK_AT_BITS |
+	       (task->nvcsw & ((1 << MARK_AT_BITS) - 1));
+}
+
+static __always_inline struct mark *place_of(u64 mark)
+{
+	u32 i = (mark >> MARK_CHECK_BITS) * 0x9E3779B97F4A7C15ull >> (64 - MARK_BITS);
+
+	return bpf_map_lookup_elem(&marks, &i);
+}
+
+/* means_nothing tells whether the task of a mark has given up the CPU since, or ended: nobody will come to take it. A task_struct
+ * that is freed may still look like one that has not; then the mark stays for a while longer. */
+static __always_inline bool means_nothing(u64 mark)
+{
+	u64 task = bpf_get_current_task() >> 48 << 48 | mark >> MARK_CHECK_BITS << 6;
+	unsigned long turns = 0;
+
+	if (READ(turns, ((struct task_struct *)task)->nvcsw))
+		return true;
+	return (turns ^ mark) & ((1 << MARK_AT_BITS) - 1);
+}
+
+/* spill finds another place for a mark. It returns false where there is none. */
+static __noinline bool spill(u64 *ctx, u64 mark, u64 other)
+{
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct mark *m = place_of(mark);
+	struct spilled *s;
+
+	if (m && mark && means_nothing(other) && __sync_val_compare_and_swap(&m->mark, other, mark) == other)
+		return true;
+	s = bpf_task_storage_get(&spilled, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	if (!s)
+		return false;
+	if (s->turn != task->nvcsw) {
+		s->turn = task->nvcsw;
+		s->task = s->interrupt = 0;
+	}
+	if (mark)
+		s->task = address_of(ctx);
+	else
+		s->interrupt = address_of(ctx);
+	return true;
+}
+
+/* leave leaves a mark. It returns false where there is no place for it. */
+static __always_inline bool leave(u64 *ctx)
+{
+	u64 mark = mark_of(ctx), other = 0;
+	struct mark *m = place_of(mark);
+
+	if (m && mark) {
+		other = __sync_val_compare_and_swap(&m->mark, 0, mark);
+		if (!other)
+			return true;
+		if (other >> MARK_CHECK_BITS == mark >> MARK_CHECK_BITS) { /* its own, which the second was skipped for */
+			m->mark = mark;
+			return true;
+		}
+	}
+	return spill(ctx, mark, other);
 }
 
 static __always_inline int first_of_two(u64 *ctx)
 {
-	struct mark *m = bpf_task_storage_get(&marks, bpf_get_current_task_btf(), 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
 	struct stat_values *st;
-	u64 turn, at;
 
-	if (!m) {
-		st = my_stats(0);
-		if (st)
-			st->declined++;
-		return 0;
-	}
-	check_cast(ctx);
-	turn = turn_of();
-	if (m->turn != turn) {
-		m->turn = turn;
-		m->task = m->interrupt = 0;
-	}
-	at = address_of(ctx);
-	*mark_of(m, at) = at;
+	if (leave(ctx))
+		return check_cast(ctx);
+	st = my_stats(0);
+	if (st)
+		st->declined++;
 	return 0;
 }
 
-static __always_inline int second_of_two(u64 *ctx)
+/* unmarked counts a check whose mark is not in its place, unless it has been spilled. */
+static __noinline int unmarked(u64 *ctx, u64 mark)
 {
-	struct mark *m = bpf_task_storage_get(&marks, bpf_get_current_task_btf(), 0, 0);
+	struct task_struct *task = bpf_get_current_task_btf();
+	struct spilled *s = bpf_task_storage_get(&spilled, task, 0, 0);
 	struct stat_values *st;
-	u64 at, *mark;
+	u64 *left;
 
-	if (m && m->turn == turn_of()) {
-		at = address_of(ctx);
-		mark = mark_of(m, at);
-		if (*mark == at) {
-			*mark = 0;
+	if (s && s->turn == task->nvcsw) {
+		left = mark ? &s->task : &s->interrupt;
+		if (*left == address_of(ctx)) {
+			*left = 0;
 			return 0;
 		}
 	}
@@ -82,4 +159,16 @@ static __always_inline int second_of_two(u64 *ctx)
 	if (st)
 		st->second++;
 	return check_second(ctx);
+}
+
+static __always_inline int second_of_two(u64 *ctx)
+{
+	u64 mark = mark_of(ctx);
+	struct mark *m = place_of(mark);
+
+	if (m && mark && m->mark == mark) {
+		m->mark = 0;
+		return 0;
+	}
+	return unmarked(ctx, mark);
 }

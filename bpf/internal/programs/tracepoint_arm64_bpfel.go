@@ -194,6 +194,7 @@ const (
 	TracepointMapScratches          = "scratches"
 	TracepointMapSiteRecords        = "site_records"
 	TracepointMapSites              = "sites"
+	TracepointMapSpilled            = "spilled"
 	TracepointMapTaught             = "taught"
 	TracepointMapWhoRecords         = "who_records"
 	TracepointMapWhos               = "whos"
@@ -279,6 +280,7 @@ type TracepointMapSpecs struct {
 	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
+	Spilled     *ebpf.MapSpec `ebpf:"spilled"`
 	Taught      *ebpf.MapSpec `ebpf:"taught"`
 	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
 	Whos        *ebpf.MapSpec `ebpf:"whos"`
@@ -330,6 +332,7 @@ type TracepointMaps struct {
 	Scratches   *ebpf.Map `ebpf:"scratches"`
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
+	Spilled     *ebpf.Map `ebpf:"spilled"`
 	Taught      *ebpf.Map `ebpf:"taught"`
 	WhoRecords  *ebpf.Map `ebpf:"who_records"`
 	Whos        *ebpf.Map `ebpf:"whos"`
@@ -350,6 +353,7 @@ func (m *TracepointMaps) Close() error {
 		m.Scratches,
 		m.SiteRecords,
 		m.Sites,
+		m.Spilled,
 		m.Taught,
 		m.WhoRecords,
 		m.Whos,

@@ -50,8 +50,8 @@ static __always_inline u32 class_of(u32 what) { return (what & WHAT_SITE) >> WHA
 
 static __always_inline u32 kind_of(u32 what) { return what >> WHAT_KIND_SHIFT & WHAT_KIND; }
 
-/* spell hashes a name, and writes it to TO, where that is given. Two multiplications for each word: after one, the topmost bit
- * of a word would move nothing but itself, and a second word could undo it, whatever the seed. */
+/* spell hashes a name, and keeps it. Two multiplications for each word: after one, the topmost bit of a word would move nothing but
+ * itself, and a second word could undo it, whatever the seed. */
 static __always_inline u64 spell(const void *name, u32 len, u64 *to, enum reading reading)
 {
 	u64 hash = len, w;
@@ -63,8 +63,7 @@ static __always_inline u64 spell(const void *name, u32 len, u64 *to, enum readin
 		w = word(name, i * 8, reading);
 		if (len - i * 8 < 8)
 			w &= (1ull << (len - i * 8) * 8) - 1;
-		if (to)
-			to[i] = w;
+		to[i] = w;
 		hash = (hash ^ w) * settings.name_seed;
 		hash ^= hash >> 32;
 		hash *= settings.seed;
@@ -73,32 +72,36 @@ static __always_inline u64 spell(const void *name, u32 len, u64 *to, enum readin
 	return hash;
 }
 
-/* fill_who tells who a task is to people, and leaves what a slot would have to know of it in S, where that is given. */
-static __always_inline void fill_who(struct who_key *who, struct task_struct *task, struct scratch *s, enum reading reading)
+/* who writes to the scratch who the current task is to people, and what a slot would have to know of it. */
+static __always_inline int who(u32 bank, enum reading reading)
 {
+	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
+	struct scratch *s = my_scratch(bank & 1);
 	enum reading far = reading == CAST ? CAST : HELPER;
-	struct cgroup *cgroup = cgroup_of(LOAD(reading, task->cgroups), far);
-	struct mm_struct *mm = LOAD(reading, task->mm);
 	struct dentry *dentry;
+	struct cgroup *cgroup;
+	struct mm_struct *mm;
 	struct file *exe;
 	u64 name;
 	u32 len;
 
-	who->name = who->what = 0;
+	if (!s)
+		return 0;
+	cgroup = cgroup_of(LOAD(reading, task->cgroups), far);
+	s->cgroup_at = (u64)cgroup;
 	/* A root's own is 0, of each hierarchy (cgroup_setup_root counts none). */
-	who->cgroup = LOAD(far, cgroup->self.serial_nr);
-	if (s) {
-		s->cgroup_at = (u64)cgroup;
-		s->len = 0;
-	}
+	s->who.cgroup = LOAD(far, cgroup->self.serial_nr);
+	s->who.name = s->who.what = 0;
+	s->len = 0;
 	if (LOAD(reading, task->flags) & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
-		who->what = KIND_KERNEL << WHAT_KIND_SHIFT;
-		return;
+		s->who.what = KIND_KERNEL << WHAT_KIND_SHIFT;
+		return 0;
 	}
+	mm = LOAD(reading, task->mm);
 	exe = mm ? LOAD(reading, mm->exe_file) : NULL;
 	if (!exe) {
-		who->what = KIND_EXITING << WHAT_KIND_SHIFT;
-		return;
+		s->who.what = KIND_EXITING << WHAT_KIND_SHIFT;
+		return 0;
 	}
 	dentry = LOAD(reading, exe->f_path.dentry);
 	/* As numbers: up to 6.1 the verifier lets no union be read whole, and none of them a pointer be added to. */
@@ -106,10 +109,14 @@ static __always_inline void fill_who(struct who_key *who, struct task_struct *ta
 	name = word(dentry, FIELD_OFFSET(dentry->d_name.name), reading);
 	if (len > NAME_SIZE - 1)
 		len = NAME_SIZE - 1;
-	who->name = spell((void *)name, len, s ? s->name : NULL, reading);
-	if (s)
-		s->len = len;
+	s->who.name = spell((void *)name, len, s->name, reading);
+	s->len = len;
+	return 0;
 }
+
+GLOBAL int who_cast(u32 bank) { return who(bank, CAST); }
+GLOBAL int who_probe(u32 bank) { return who(bank, PROBE); }
+GLOBAL int who_helper(u32 bank) { return who(bank, HELPER); }
 
 /* borrowed tells whether a check is made with the rights of another than the task. A different pointer alone says nothing:
  * access(2) swaps in a copy of the task's own (fs/open.c, access_override_creds). */
@@ -381,24 +388,26 @@ static __noinline u32 new_slot(struct who_key *key, struct scratch *s, u32 bank)
 	return 0;
 }
 
-/* who_slot finds or makes the slot of a key that the cache does not hold: `_other` where none is free. FRESH is set in what it
+/* who_slot finds or makes the slot of who asked, which the cache does not hold: `_other` where none is free. FRESH is set in what it
  * returns when this is the key's first check. */
-static __noinline u32 who_slot(struct who_key *key, u32 bank)
+GLOBAL u32 who_slot(u32 what, u32 bank)
 {
 	struct scratch *s = my_scratch(bank & 1);
-	struct who_key try = *key;
 	u32 *known, slot, i;
+	struct who_key key;
 
 	if (!s)
-		return key->what & WHAT_WHO;
-	try.name &= name_mask;
-	for (i = 0; i < WHO_TRIES; i++, try.name++) {
-		known = bpf_map_lookup_elem(&whos, &try);
+		return what & WHAT_WHO;
+	key.cgroup = s->who.cgroup;
+	key.name = s->who.name & name_mask;
+	key.what = s->who.what | (what & WHAT_WHO);
+	for (i = 0; i < WHO_TRIES; i++, key.name++) {
+		known = bpf_map_lookup_elem(&whos, &key);
 		if (!known) {
-			slot = new_slot(&try, s, bank);
+			slot = new_slot(&key, s, bank);
 			if (slot)
 				return slot | FRESH;
-			known = bpf_map_lookup_elem(&whos, &try);
+			known = bpf_map_lookup_elem(&whos, &key);
 			if (!known)
 				break;
 		}
@@ -406,5 +415,5 @@ static __noinline u32 who_slot(struct who_key *key, u32 bank)
 		if (named(slot, s))
 			return slot;
 	}
-	return key->what & WHAT_WHO;
+	return what & WHAT_WHO;
 }

@@ -146,8 +146,10 @@ func All() []Source {
 const (
 	programGone  = "cgroup_gone"
 	programClock = "clock"
-	mapMarks     = "marks"
 )
+
+// mapsOfPair are those that only two programs have.
+func mapsOfPair() []string { return []string{"marks", "spilled"} }
 
 // errAbsent is the cause of a Refusal with the reason "absent".
 var errAbsent = errors.New("the kernel lacks it")
@@ -210,7 +212,9 @@ func (s Source) Open(f *Features, mode Peek, opts Options) (*Objects, error) {
 	} else if two {
 		names = s.pair[:]
 	} else {
-		delete(spec.Maps, mapMarks)
+		for _, name := range mapsOfPair() {
+			delete(spec.Maps, name)
+		}
 	}
 	for name := range spec.Programs {
 		if !slices.Contains(names, name) && name != programClock && (name != programGone || !f.rmdir) {
