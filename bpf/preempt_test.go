@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -63,10 +64,11 @@ func TestPreemptibleAgree(t *testing.T) {
 	}
 }
 
-// storm is the helper that makes n checks in ordinary threads, and as many in real-time threads that preempt them in the middle
-// of theirs: storm N.
+// storm is the helper that makes n checks in each of its threads, some of which are real-time and preempt others in the middle of
+// theirs: storm KIND N.
 func storm(args []string) error {
-	n, err := strconv.Atoi(args[0])
+	kind := stormKinds()[args[0]]
+	n, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
@@ -75,7 +77,8 @@ func storm(args []string) error {
 		mu   sync.Mutex
 		errs []error
 	)
-	thread := func(cpu int, realTime bool) {
+	thread := func(cpu int, priority int32) {
+		realTime := priority > 0
 		wg.Go(func() {
 			runtime.LockOSThread() // and never unlocked: the thread ends with its priority
 			err := func() error {
@@ -83,7 +86,7 @@ func storm(args []string) error {
 					return err
 				}
 				if realTime {
-					param := struct{ priority int32 }{50}
+					param := struct{ priority int32 }{priority}
 					if err := syscall3(unix.SYS_SCHED_SETSCHEDULER, 0, unix.SCHED_FIFO, uintptr(unsafe.Pointer(&param))); err != nil {
 						return fmt.Errorf("sched_setscheduler: %w", err)
 					}
@@ -105,11 +108,29 @@ func storm(args []string) error {
 		})
 	}
 	for cpu := range runtime.NumCPU() {
-		thread(cpu, false)
-		thread(cpu, true)
+		for range kind.ordinary {
+			thread(cpu, 0)
+		}
+		for _, p := range kind.priorities {
+			thread(cpu, p)
+		}
 	}
 	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// A stormKind says which threads of a storm run on each CPU: so many ordinary ones, and real-time ones of these priorities.
+type stormKind struct {
+	ordinary   int
+	priorities []int32
+}
+
+func stormKinds() map[string]stormKind {
+	return map[string]stormKind{
+		"mixed":      {1, []int32{50}},
+		"ordinary":   {8, nil},
+		"priorities": {2, []int32{10, 30, 50, 70}},
+	}
 }
 
 // interrupted is the helper that makes n checks while interrupts of the same CPU make others, of CAP_NET_RAW: the kernel asks for it
@@ -204,7 +225,7 @@ func TestPreempted(t *testing.T) {
 	storms := func(name string, opts Options) (counted uint64) {
 		tr := openLive(t, opts)
 		before := snapshot(t, tr)
-		run(t, helper(executable(t, name), "storm", strconv.Itoa(n)))
+		run(t, helper(executable(t, name), "storm", "mixed", strconv.Itoa(n)))
 		s := checkIdentities(t, tr)
 		counted = by(s, name)["21 granted host"]
 		missed := s.MissedRuns - before.MissedRuns
@@ -223,3 +244,27 @@ func TestPreempted(t *testing.T) {
 		t.Errorf("%d of %d checks were counted with what Open chooses", counted, made)
 	}
 }
+
+// TestStorms: storms of different making, the first right after the start, are counted to the last check.
+func TestStorms(t *testing.T) {
+	for name, kind := range stormKinds() {
+		t.Run(name, func(t *testing.T) {
+			threads := runtime.NumCPU() * (kind.ordinary + len(kind.priorities))
+			each := *stormChecks / threads
+			tr := openLive(t, Options{})
+			for _, when := range []string{"cold", "warm"} {
+				process := "storm-" + name + "-" + when
+				before := snapshot(t, tr)
+				run(t, helper(executable(t, process), "storm", name, strconv.Itoa(each)))
+				s := checkIdentities(t, tr)
+				counted, made := by(s, process)["21 granted host"], uint64(threads*each)
+				t.Logf("%s: %d programs, %d checks made, %d missed, %d unwound", when, tr.objects.Banks(), made, s.MissedRuns-before.MissedRuns, s.Unwinds-before.Unwinds)
+				if counted != made {
+					t.Errorf("%s: %d of %d checks were counted; %d are told to be missed of all", when, counted, made, s.MissedRuns-before.MissedRuns)
+				}
+			}
+		})
+	}
+}
+
+var stormChecks = flag.Int("storm.checks", 200_000, "how many checks TestStorms makes in each storm")

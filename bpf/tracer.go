@@ -93,6 +93,7 @@ const windowTicks = 60
 type Tracer struct {
 	opts     Options
 	features *source.Features
+	mode     source.Peek
 	source   source.Source
 	objects  *source.Objects
 	refused  []Refusal
@@ -101,7 +102,7 @@ type Tracer struct {
 	siteRecords         *ebpf.Memory
 	ring, samples, gone *ringbuf.Reader
 	ringRecords         atomic.Uint64
-	stop                chan struct{}
+	stop, learned       chan struct{}
 	running             sync.WaitGroup
 	closing             func() error
 
@@ -123,18 +124,18 @@ func Open(opts Options) (*Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tracer{opts: opts, features: f, stop: make(chan struct{})}
+	t := &Tracer{opts: opts, features: f, stop: make(chan struct{}), learned: make(chan struct{})}
 	t.closing = sync.OnceValue(t.close)
-	mode := f.Peek()
+	t.mode = f.Peek()
 	if opts.peek != nil {
-		mode = *opts.peek
+		t.mode = *opts.peek
 	}
 	var errs []error
 	for _, s := range source.All() {
 		if opts.sources != nil && !slices.Contains(opts.sources, Source(s.Name)) {
 			continue
 		}
-		t.objects, err = s.Open(f, mode, source.Options{
+		t.objects, err = s.Open(f, t.mode, source.Options{
 			SeriesLimit: opts.SeriesLimit, SiteLimit: opts.SiteLimit, RingSize: opts.RingSize, GoneSize: opts.goneSize,
 			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
 			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask,
@@ -220,6 +221,9 @@ func (t *Tracer) start() (err error) {
 	t.running.Go(t.readGone)
 	t.running.Go(t.learn)
 	t.running.Go(t.keepHouse)
+	if t.mode != source.PeekNone {
+		t.giveLessons()
+	}
 	return nil
 }
 
@@ -312,18 +316,45 @@ func (t *Tracer) keepHouse() {
 	}
 }
 
+// lessonPairs is how many ways to cap_capable Open learns before it returns: overcommit, capable and ns_capable, where the kernel takes
+// them for what giveLessons does.
+const lessonPairs = 3
+
+// giveLessons makes checks of the most usual kinds until the kernel side knows their stacks, so that none of a storm that comes right
+// after the start need be unwound: an unwind takes long, and where programs can be preempted others are then missed. What it asks
+// for is granted: memory overcommit by no-audit, and the two capabilities.
+func (t *Tracer) giveLessons() {
+	deadline := time.After(time.Second)
+	for {
+		_ = source.MakeCheck() // as the kernel makes one at each mapping
+		_, _ = t.objects.Programs[0].Stats()
+		if m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "lesson", Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1}); err == nil {
+			m.Close()
+		}
+		select {
+		case <-t.learned:
+			return
+		case <-t.stop:
+			return
+		case <-deadline: // the rest is learned from others
+			return
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
 // learn takes in the stacks that the kernel side had to unwind, and gives it the offsets they show.
 func (t *Tracer) learn() {
-	// A check that the kernel makes of its own accord at each mapping (no-audit), so that an idle machine teaches, too.
-	for range 2 * callers.Agreed {
-		_ = source.MakeCheck() // the tracer learns from others as well
-	}
 	l := callers.NewLearner(t.source.Opts)
+	ready := sync.OnceFunc(func() { close(t.learned) })
 	var record ringbuf.Record
 	for t.samples.ReadInto(&record) == nil {
 		s, err := decode[programs.Sample](record.RawSample)
 		if err == nil && l.Learn(s) {
 			err = t.teach(l)
+			if l.Knows() >= lessonPairs {
+				ready()
+			}
 		}
 		if err != nil {
 			t.opts.Logger.Error("could not learn from a stack", "err", err)

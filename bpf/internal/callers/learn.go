@@ -147,6 +147,16 @@ func (l *Learner) Learn(s *programs.Sample) bool {
 	return true
 }
 
+// Knows is how many ways to cap_capable are known well enough to be peeked at.
+func (l *Learner) Knows() (n int) {
+	for _, p := range l.pairs {
+		if _, ok := p.asker.settled(); ok && p.class != programs.ClassUnknown {
+			n++
+		}
+	}
+	return n
+}
+
 // Publish writes what is settled into v.
 func (l *Learner) Publish(v *programs.SettingValues) {
 	put := func(to *programs.Layout, i int) {

@@ -60,7 +60,7 @@ static __always_inline u64 address_of(u64 *ctx)
 static __noinline u64 mark_of(u64 *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	u64 at = address_of(ctx) - (u64)task->stack;
+	u64 at = address_of(ctx) - word(task, FIELD_OFFSET(task->stack), CAST); /* as a number, which a pointer to void is not since 6.17 */
 
 	if (at >= THREAD_SIZE)
 		return 0;
