@@ -82,7 +82,7 @@ func (a *announcer) log(n bpf.Announcement) {
 	if !a.logger.Enabled(context.Background(), level) {
 		return
 	}
-	workload, process := who(n.Cgroup, n.Process, n.Overflow)
+	workload, process := collectors.VisibleWho(n.Cgroup, n.Process, n.Overflow)
 	a.logger.LogAttrs(context.Background(), level, message,
 		slog.String("capability", collectors.Capability(n.Capability)),
 		slog.String("result", collectors.Result(n.Denied)),
@@ -93,16 +93,7 @@ func (a *announcer) log(n bpf.Announcement) {
 		slog.Uint64("tid", uint64(n.TID)),
 		slog.Uint64("uid", uint64(n.UID)),
 		slog.Int64("syscall", n.Syscall),
-		slog.String("call_site", visible(collectors.CallSite(n.Symbol, false))),
+		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
 		slog.Bool("borrowed", n.Borrowed),
 	)
-}
-
-// who returns the workload and the process as the metrics name them, made
-// visible.
-func who(cgroup bpf.Cgroup, process bpf.Process, overflow bool) (string, string) {
-	if overflow {
-		return collectors.Other, collectors.Other
-	}
-	return visible(collectors.Workload(cgroup)), visible(collectors.Process(process))
 }

@@ -56,7 +56,7 @@ func newLanding(telemetryPath string, s *state) (*landing, error) {
 	page, err := template.New("landing").Funcs(template.FuncMap{
 		"capability": collectors.Capability,
 		"clock":      func(t time.Time) string { return t.UTC().Format("15:04:05 UTC") },
-		"visible":    visible,
+		"visible":    collectors.Visible,
 	}).Parse(landingHTML)
 	if err != nil {
 		return nil, fmt.Errorf("landing page: %w", err)

@@ -141,7 +141,7 @@ func (r *recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 func sumUp(slots []bpf.WorkloadCount) map[series]total {
 	totals := make(map[series]total, len(slots))
 	for _, slot := range slots {
-		workload, process := who(slot.Cgroup, slot.Process, slot.Overflow)
+		workload, process := collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
 		key := series{asker{slot.Capability, slot.UserNS, workload, process}, slot.Denied}
 		sum, known := totals[key]
 		sum.count += slot.Count
@@ -150,7 +150,7 @@ func sumUp(slots []bpf.WorkloadCount) map[series]total {
 		}
 		sites := make([]string, 0, len(slot.CallSites))
 		for _, symbol := range slot.CallSites {
-			sites = append(sites, visible(collectors.CallSite(symbol, false)))
+			sites = append(sites, collectors.Visible(collectors.CallSite(symbol, false)))
 		}
 		slices.Sort(sites)
 		sum.sites = union(sum.sites, slices.Compact(sites))

@@ -1,10 +1,9 @@
-package main
+package collectors
 
 import (
 	"testing"
 
 	"capability_exporter/bpf"
-	"capability_exporter/collectors"
 )
 
 func TestVisible(t *testing.T) {
@@ -22,8 +21,8 @@ func TestVisible(t *testing.T) {
 		{"unassigned and private", "\u0378\ue000", `\u0378\ue000`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := visible(test.label); got != test.want {
-				t.Errorf("visible(%q) = %q, want %q", test.label, got, test.want)
+			if got := Visible(test.label); got != test.want {
+				t.Errorf("Visible(%q) = %q, want %q", test.label, got, test.want)
 			}
 		})
 	}
@@ -31,8 +30,8 @@ func TestVisible(t *testing.T) {
 
 // An escape written out in a name must not look like one of ours.
 func TestVisibleIsUnambiguous(t *testing.T) {
-	real := visible(collectors.Process(bpf.Process{Name: "a\nb"}))
-	spelled := visible(collectors.Process(bpf.Process{Name: `a\u000ab`}))
+	real := Visible(Process(bpf.Process{Name: "a\nb"}))
+	spelled := Visible(Process(bpf.Process{Name: `a\u000ab`}))
 	if real == spelled {
 		t.Errorf("a line break and its escape both show as %q", real)
 	}
