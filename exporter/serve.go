@@ -14,6 +14,7 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/announce"
 )
 
 // serve is the command of the same name: it opens the port, attaches, and
@@ -41,12 +42,12 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	stopServer := sync.OnceFunc(server.stop)
 	defer stopServer()
 
-	announcer := newAnnouncer(logger)
-	defer announcer.stop()
+	log := announce.NewLog(logger)
+	defer log.Stop()
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit: cfg.seriesLimit,
 		Logger:      logger, // it says which source is in use, and why others are not
-		Announce:    announcer.announce,
+		Announce:    log.Announce,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.explainRefusal(err))

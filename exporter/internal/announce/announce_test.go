@@ -1,4 +1,4 @@
-package main
+package announce
 
 import (
 	"bytes"
@@ -31,11 +31,11 @@ func testLogger(t *testing.T, level, format string) (*slog.Logger, *bytes.Buffer
 func logged(t *testing.T, level, format string, announcements ...bpf.Announcement) string {
 	t.Helper()
 	logger, out := testLogger(t, level, format)
-	a := newAnnouncer(logger)
+	a := NewLog(logger)
 	for _, announcement := range announcements {
-		a.announce(announcement)
+		a.Announce(announcement)
 	}
-	a.stop()
+	a.Stop()
 	return out.String()
 }
 
@@ -143,20 +143,20 @@ func (w *blockedWriter) Write(p []byte) (int, error) {
 
 func TestASlowLogDoesNotHoldUpTheRing(t *testing.T) {
 	w := &blockedWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
-	a := newAnnouncer(promslog.New(&promslog.Config{Writer: w}))
+	a := NewLog(promslog.New(&promslog.Config{Writer: w}))
 	denied := bpf.Announcement{Check: bpf.Check{Denied: true}}
-	a.announce(denied)
+	a.Announce(denied)
 	<-w.entered // this one is being written, the queue is empty
 	const tooMany = 5
-	for range announcementQueue + tooMany {
-		a.announce(denied)
+	for range queueLength + tooMany {
+		a.Announce(denied)
 	}
 	close(w.release)
-	a.stop()
+	a.Stop()
 
 	got := w.out.String()
-	if n := strings.Count(got, `msg="Capability denied"`); n != announcementQueue+1 {
-		t.Errorf("%d announcements logged, want %d", n, announcementQueue+1)
+	if n := strings.Count(got, `msg="Capability denied"`); n != queueLength+1 {
+		t.Errorf("%d announcements logged, want %d", n, queueLength+1)
 	}
 	if !strings.Contains(got, "count=5") {
 		t.Error("the number of those that were not logged is missing")
