@@ -212,7 +212,7 @@ func pidOf(t *testing.T, program string) int {
 }
 
 // checkPrivileges reads what each thread of a process holds.
-func (p *process) checkPrivileges(t *testing.T, want procStatus) {
+func (p *process) checkPrivileges(t *testing.T, want Status) {
 	t.Helper()
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.pid))
 	if err != nil {
@@ -222,7 +222,7 @@ func (p *process) checkPrivileges(t *testing.T, want procStatus) {
 		t.Fatalf("%d threads, a Go program that serves has more", len(paths))
 	}
 	for _, path := range paths {
-		got, err := readProcStatus(path)
+		got, err := ReadStatus(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
@@ -245,24 +245,24 @@ func (p *process) checkStop(t *testing.T) {
 
 func ownBounding(t *testing.T) uint64 {
 	t.Helper()
-	status, err := readProcStatus("/proc/self/status")
+	status, err := ReadStatus("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return status.bounding
+	return status.Bounding
 }
 
 func TestBinaryAsRoot(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, noNewPrivs: true})
+	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
 	p.checkStop(t)
 }
 
 func TestBinaryWithAmbient(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, bounding: ownBounding(t), noNewPrivs: true})
+	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
 	p.checkStop(t)
 }
 
@@ -284,7 +284,7 @@ func TestBinaryWithFileCapabilities(t *testing.T) {
 
 	program := withFileCaps(t, exporter(t))
 	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, bounding: ownBounding(t), noNewPrivs: true})
+	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
 	// Dumpable again: its files in /proc are its own.
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/fd", p.pid), &stat); err != nil {
@@ -306,7 +306,7 @@ func TestBinaryWithPermittedFileCapabilities(t *testing.T) {
 	}
 	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
 	// CAP_SETPCAP is given up with the rest, after the bounding set is emptied by it.
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, noNewPrivs: true})
+	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
 	p.checkStop(t)
 }
 

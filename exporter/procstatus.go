@@ -8,32 +8,32 @@ import (
 	"strings"
 )
 
-// procStatus is what /proc/PID/status says of one thread's privileges, see
+// Status is what /proc/PID/status says of one thread's privileges, see
 // proc_pid_status(5). A set of capabilities is a mask: bit n stands for
 // capability n.
-type procStatus struct {
-	inheritable, permitted, effective, bounding, ambient uint64
+type Status struct {
+	Inheritable, Permitted, Effective, Bounding, Ambient uint64
 
-	noNewPrivs bool
-	seccomp    int // 0: off, 1: strict, 2: filters
+	NoNewPrivs bool
+	Seccomp    int // 0: off, 1: strict, 2: filters
 }
 
-// readProcStatus reads one such file. Kernels that do not know a field leave
+// ReadStatus reads one such file. Kernels that do not know a field leave
 // it out: it is zero then.
-func readProcStatus(path string) (procStatus, error) {
+func ReadStatus(path string) (Status, error) {
 	file, err := os.Open(path)
 	if err != nil {
-		return procStatus{}, err
+		return Status{}, err
 	}
 	defer file.Close()
 
-	var s procStatus
+	var s Status
 	sets := map[string]*uint64{
-		"CapInh": &s.inheritable,
-		"CapPrm": &s.permitted,
-		"CapEff": &s.effective,
-		"CapBnd": &s.bounding,
-		"CapAmb": &s.ambient,
+		"CapInh": &s.Inheritable,
+		"CapPrm": &s.Permitted,
+		"CapEff": &s.Effective,
+		"CapBnd": &s.Bounding,
+		"CapAmb": &s.Ambient,
 	}
 	lines := bufio.NewScanner(file)
 	for lines.Scan() {
@@ -44,16 +44,16 @@ func readProcStatus(path string) (procStatus, error) {
 		case set != nil:
 			*set, err = strconv.ParseUint(value, 16, 64)
 		case key == "NoNewPrivs":
-			s.noNewPrivs = value == "1"
+			s.NoNewPrivs = value == "1"
 		case key == "Seccomp":
-			s.seccomp, err = strconv.Atoi(value)
+			s.Seccomp, err = strconv.Atoi(value)
 		}
 		if err != nil {
-			return procStatus{}, fmt.Errorf("%s: %s: %w", path, key, err)
+			return Status{}, fmt.Errorf("%s: %s: %w", path, key, err)
 		}
 	}
 	if err := lines.Err(); err != nil {
-		return procStatus{}, fmt.Errorf("%s: %w", path, err)
+		return Status{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
 }

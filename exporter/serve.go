@@ -50,7 +50,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 		Announce:    log.Announce,
 	})
 	if err != nil {
-		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.explainRefusal(err))
+		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
 	}
 	defer func() { err = errors.Join(err, tracer.Close()) }()
 	if err := registry.Register(collectors.New(tracer)); err != nil {

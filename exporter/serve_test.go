@@ -74,6 +74,12 @@ func (l *logReader) waitFor(t *testing.T, pattern string) string {
 
 const listening = `msg="Listening on" address=(\S+)`
 
+// started are circumstances in which something may be missing.
+type started struct{ missing error }
+
+func (s started) Check() error                   { return s.missing }
+func (s started) ExplainRefusal(err error) error { return fmt.Errorf("are held: %w", err) }
+
 // fakeEnv starts with both capabilities and nothing else.
 func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...string) env {
 	return env{
@@ -81,7 +87,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 		stdout: io.Discard,
 		stderr: stderr,
 		dropPrivileges: func() (circumstances, error) {
-			return circumstances{procStatus: procStatus{permitted: bothMask}, userNamespace: initialUserNamespace}, nil
+			return started{}, nil
 		},
 		openTracer: open,
 		held:       func() ([]cap.Value, error) { return bpf.RequiredCapabilities(), nil },
@@ -282,11 +288,11 @@ func TestOpenFailure(t *testing.T) {
 
 func TestMissingPrivilegesOpenNothing(t *testing.T) {
 	e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &fakeTracer{}, nil }, t.Output())
-	e.dropPrivileges = func() (circumstances, error) { return circumstances{}, nil }
+	e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
 	if err := run(t.Context(), e); err == nil || !strings.Contains(err.Error(), "missing CAP") {
 		t.Errorf("run = %v", err)
 	}
-	e.dropPrivileges = func() (circumstances, error) { return circumstances{}, errors.New("thread 5") }
+	e.dropPrivileges = func() (circumstances, error) { return nil, errors.New("thread 5") }
 	if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" {
 		t.Errorf("run = %v, want what dropping failed with", err)
 	}
