@@ -17,12 +17,18 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/exporter/internal/exportertest"
+	"capability_exporter/exporter/internal/privilege"
 )
 
 // These tests run the program itself, built as it is shipped, with the
 // privileges of several ways to start it.
 
-const nobody = 65534
+const (
+	nobody   = 65534
+	bothMask = exportertest.BothMask
+)
 
 // asNobody starts a program without capabilities, by setpriv(1); options of
 // setpriv may stand before it.
@@ -212,7 +218,7 @@ func pidOf(t *testing.T, program string) int {
 }
 
 // checkPrivileges reads what each thread of a process holds.
-func (p *process) checkPrivileges(t *testing.T, want Status) {
+func (p *process) checkPrivileges(t *testing.T, want privilege.Status) {
 	t.Helper()
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.pid))
 	if err != nil {
@@ -222,7 +228,7 @@ func (p *process) checkPrivileges(t *testing.T, want Status) {
 		t.Fatalf("%d threads, a Go program that serves has more", len(paths))
 	}
 	for _, path := range paths {
-		got, err := ReadStatus(path)
+		got, err := privilege.ReadStatus(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
@@ -245,7 +251,7 @@ func (p *process) checkStop(t *testing.T) {
 
 func ownBounding(t *testing.T) uint64 {
 	t.Helper()
-	status, err := ReadStatus("/proc/self/status")
+	status, err := privilege.ReadStatus("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,14 +261,14 @@ func ownBounding(t *testing.T) uint64 {
 func TestBinaryAsRoot(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
-	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
 	p.checkStop(t)
 }
 
 func TestBinaryWithAmbient(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
 	p.checkStop(t)
 }
 
@@ -284,7 +290,7 @@ func TestBinaryWithFileCapabilities(t *testing.T) {
 
 	program := withFileCaps(t, exporter(t))
 	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
 	// Dumpable again: its files in /proc are its own.
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/fd", p.pid), &stat); err != nil {
@@ -306,7 +312,7 @@ func TestBinaryWithPermittedFileCapabilities(t *testing.T) {
 	}
 	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
 	// CAP_SETPCAP is given up with the rest, after the bounding set is emptied by it.
-	p.checkPrivileges(t, Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
 	p.checkStop(t)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/privilege"
 )
 
 func main() {
@@ -35,8 +36,8 @@ func main() {
 	}
 }
 
-// dropPrivileges is Drop behind the circumstances interface.
-func dropPrivileges() (circumstances, error) { return Drop() }
+// dropPrivileges is privilege.Drop behind the circumstances interface.
+func dropPrivileges() (circumstances, error) { return privilege.Drop() }
 
 // openTracer is bpf.Open behind the tracer interface. A nil *bpf.Tracer must
 // not become a tracer that is not nil.

@@ -1,4 +1,8 @@
-package main
+// Package privilege leaves the process with the capabilities that it requires
+// and nothing else, and says in plain words which of them are missing, why, and
+// who refused what they are for. It knows capabilities, /proc and who can stand
+// in the way of bpf(2); it does not know what the program does with them.
+package privilege
 
 import (
 	"errors"
@@ -12,13 +16,12 @@ import (
 	"capability_exporter/bpf"
 )
 
-// Drop leaves the process with those of bpf.RequiredCapabilities
-// that it holds, effective and permitted, and with no way to get another:
-// inheritable and ambient set empty, no_new_privs set, bounding set empty
-// where CAP_SETPCAP allows. It does so on all threads, then reads from /proc
-// what each was left with, and fails if that is anything else. A uid of 0
-// stays 0: with an empty bounding set, and with no_new_privs, execve(2) gives
-// it nothing.
+// Drop leaves the process with those of bpf.RequiredCapabilities that it holds,
+// effective and permitted, and with no way to get another: inheritable and
+// ambient set empty, no_new_privs set, bounding set empty where CAP_SETPCAP
+// allows. It does so on all threads, then reads from /proc what each was left
+// with, and fails if that is anything else. A uid of 0 stays 0: with an empty
+// bounding set, and with no_new_privs, execve(2) gives it nothing.
 //
 // The kernel is asked for nothing that it would deny: PR_CAPBSET_DROP is
 // tried only with CAP_SETPCAP. capset(2) itself makes one check for

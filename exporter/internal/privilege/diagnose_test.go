@@ -1,4 +1,4 @@
-package main
+package privilege
 
 import (
 	"errors"
@@ -9,10 +9,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/exporter/internal/exportertest"
 )
 
 const (
-	bothMask = 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON
+	bothMask = exportertest.BothMask
 	fullMask = 1<<(unix.CAP_LAST_CAP+1) - 1
 )
 
