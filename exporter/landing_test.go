@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/html"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -51,18 +53,32 @@ func hostileWorkloads() []bpf.WorkloadCount {
 	return all
 }
 
-// startLanding serves the page with these workloads in it.
-func startLanding(t *testing.T, workloads ...bpf.WorkloadCount) *instance {
+// landed is the page's handler with a history of one snapshot, or of a failure
+// to take one.
+func landed(t *testing.T, failure error, workloads ...bpf.WorkloadCount) http.Handler {
 	t.Helper()
-	fake := &fakeTracer{snapshot: goldenSnapshot(), info: bpf.Info{Source: bpf.SourceTracepoint}}
-	fake.snapshot.Workloads = workloads
-	i := start(t, opens(fake))
-	i.waitReady(t)
-	for strings.Contains(i.get(t, "/").body, "The first snapshot") {
-		time.Sleep(time.Millisecond)
-	}
-	return i
+	history, state := &Recent{}, &State{}
+	history.add(time.Now(), &bpf.Snapshot{Workloads: workloads, Series: 3, SeriesLimit: 4096}, failure)
+	state.Attach(bpf.Info{Source: bpf.SourceTracepoint}, history)
+	return newTestHandler(t, state)
 }
+
+func newTestHandler(t *testing.T, state *State) http.Handler {
+	t.Helper()
+	handler, err := NewHandler(Config{TelemetryPath: "/m"}, prometheus.NewRegistry(), state, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return handler
+}
+
+func do(handler http.Handler, method, path string) *httptest.ResponseRecorder {
+	w := httptest.NewRecorder()
+	handler.ServeHTTP(w, httptest.NewRequest(method, path, http.NoBody))
+	return w
+}
+
+func landingPage(handler http.Handler) string { return do(handler, http.MethodGet, "/").Body.String() }
 
 // parsed is what a browser makes of a page.
 type parsed struct {
@@ -141,8 +157,7 @@ func checkHostile(t *testing.T, page string) {
 }
 
 func TestLandingHostileNames(t *testing.T) {
-	i := startLanding(t, hostileWorkloads()...)
-	checkHostile(t, i.get(t, "/").body)
+	checkHostile(t, landingPage(landed(t, nil, hostileWorkloads()...)))
 }
 
 func TestLandingInChromium(t *testing.T) {
@@ -153,13 +168,14 @@ func TestLandingInChromium(t *testing.T) {
 		}
 		t.Skip("needs chromium: ", err)
 	}
-	i := startLanding(t, hostileWorkloads()...)
+	server := httptest.NewServer(landed(t, nil, hostileWorkloads()...))
+	defer server.Close()
 	profile := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+profile,
-		"--dump-dom", "http://"+i.address+"/")
+		"--dump-dom", server.URL+"/")
 	command.Env = append(os.Environ(), "HOME="+profile)
 	dom, err := command.Output()
 	if err != nil {
@@ -169,12 +185,11 @@ func TestLandingInChromium(t *testing.T) {
 }
 
 func TestLandingPolicyAllowsItsOwnStyle(t *testing.T) {
-	i := startLanding(t)
-	got := i.get(t, "/")
-	_, rest, _ := strings.Cut(got.body, "<style>")
+	got := do(landed(t, nil), http.MethodGet, "/")
+	_, rest, _ := strings.Cut(got.Body.String(), "<style>")
 	style, _, _ := strings.Cut(rest, "</style>")
 	hash := sha256.Sum256([]byte(style))
-	policy := got.Header.Get("Content-Security-Policy")
+	policy := got.Header().Get("Content-Security-Policy")
 	for _, want := range []string{"default-src 'none'", "style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'", "frame-ancestors 'none'"} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("policy %q, want %q in it", policy, want)
@@ -183,14 +198,13 @@ func TestLandingPolicyAllowsItsOwnStyle(t *testing.T) {
 	if strings.Contains(policy, "script-src") || strings.Contains(policy, "unsafe") {
 		t.Errorf("policy %q lets scripts in", policy)
 	}
-	if !strings.Contains(got.body, `http-equiv="refresh" content="10"`) {
+	if !strings.Contains(got.Body.String(), `http-equiv="refresh" content="10"`) {
 		t.Error("the page does not refresh itself")
 	}
 }
 
 func TestLandingSaysWhatItKnows(t *testing.T) {
-	i := startLanding(t)
-	text := parse(t, i.get(t, "/").body).text
+	text := parse(t, landingPage(landed(t, nil))).text
 	for _, want := range []string{"Nobody asked for a capability in the last 5 minutes", "Source", "tracepoint", "3 of 4096",
 		"Denials not announced", "Lost records", "Missed runs", "Metrics"} {
 		if !strings.Contains(text, want) {
@@ -207,8 +221,7 @@ func TestLandingCutsRows(t *testing.T) {
 	admin := used(cap.SYS_ADMIN, "admin", 1)
 	denied := used(cap.CHOWN, "denied", 1)
 	denied.Denied = true
-	i := startLanding(t, append(workloads, admin, denied)...)
-	p := parse(t, i.get(t, "/").body)
+	p := parse(t, landingPage(landed(t, nil, append(workloads, admin, denied)...)))
 	if got := p.elements["tr"] - 1; got != maxRows {
 		t.Errorf("%d rows, want %d", got, maxRows)
 	}
@@ -221,13 +234,7 @@ func TestLandingCutsRows(t *testing.T) {
 }
 
 func TestLandingShowsAFailure(t *testing.T) {
-	failing := &fakeTracer{err: errors.New("map <b>is</b> gone\u202e")}
-	i := start(t, opens(failing))
-	i.waitReady(t)
-	var page string
-	for !strings.Contains(page, "failed") {
-		page = i.get(t, "/").body
-	}
+	page := landingPage(landed(t, errors.New("map <b>is</b> gone\u202e")))
 	p := parse(t, page)
 	if !strings.Contains(p.text, `map <b>is</b> gone\u202e`) || p.elements["b"] != 0 {
 		t.Errorf("the failure is not on the page as text:\n%s", page)
@@ -238,7 +245,7 @@ func TestLandingShowsAFailure(t *testing.T) {
 }
 
 func TestLandingKeepsTheOperatorsHeaders(t *testing.T) {
-	l, err := newLanding("/metrics", &state{})
+	l, err := newLanding("/metrics", &State{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,17 +29,17 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	if err != nil {
 		return err
 	}
-	state := &state{}
-	handler, err := newHandler(cfg, registry, state, logger)
+	state := &State{}
+	handler, err := NewHandler(Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, registry, state, logger)
 	if err != nil {
 		return err
 	}
-	server, err := startWeb(handler, cfg.web, logger)
+	server, err := Start(handler, cfg.web, logger)
 	if err != nil {
 		return err
 	}
 	// Requests may read the tracer, so they end before it does.
-	stopServer := sync.OnceFunc(server.stop)
+	stopServer := sync.OnceFunc(server.Stop)
 	defer stopServer()
 
 	log := announce.NewLog(logger)
@@ -57,19 +57,19 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := &recent{source: tracer}
+	history := NewRecent(tracer)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { history.run(historyCtx) })
-	state.attached.Store(&attachment{info: tracer.Info(), recent: history})
+	running.Go(func() { history.Run(historyCtx) })
+	state.Attach(tracer.Info(), history)
 
 	select {
 	case <-ctx.Done():
 		logger.Info("Stopping")
-	case err = <-server.failed:
+	case err = <-server.Failed():
 		err = fmt.Errorf("serving stopped: %w", err)
 	}
-	state.attached.Store(nil)
+	state.Detach()
 	stopHistory()
 	stopServer()
 	running.Wait()

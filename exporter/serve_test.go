@@ -26,6 +26,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
+	"capability_exporter/exporter/internal/exportertest"
 )
 
 // instance is the program, run inside the test's own process.
@@ -127,7 +128,7 @@ func (i *instance) stop() error {
 // waitReady returns once the program says it is ready.
 func (i *instance) waitReady(t *testing.T) {
 	t.Helper()
-	for i.get(t, readyPath).StatusCode != http.StatusOK {
+	for i.get(t, ReadyPath).StatusCode != http.StatusOK {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -160,12 +161,12 @@ func (i *instance) do(t *testing.T, method, path string, header http.Header) ans
 	return answer{response, string(body)}
 }
 
-func opens(fake *fakeTracer) func(bpf.Options) (tracer, error) {
+func opens(fake *exportertest.Tracer) func(bpf.Options) (tracer, error) {
 	return func(bpf.Options) (tracer, error) { return fake, nil }
 }
 
 func TestNotReadyBeforeAttached(t *testing.T) {
-	fake, attach := &fakeTracer{}, make(chan struct{})
+	fake, attach := &exportertest.Tracer{}, make(chan struct{})
 	i := start(t, func(o bpf.Options) (tracer, error) {
 		if o.SeriesLimit != 100 || o.Announce == nil || o.Logger == nil {
 			t.Errorf("opened with %+v", o)
@@ -174,7 +175,7 @@ func TestNotReadyBeforeAttached(t *testing.T) {
 		return fake, nil
 	}, "--series.limit=100")
 
-	for path, want := range map[string]int{readyPath: 503, "/metrics": 503, healthyPath: 200, "/": 200} {
+	for path, want := range map[string]int{ReadyPath: 503, "/metrics": 503, HealthyPath: 200, "/": 200} {
 		if got := i.get(t, path).StatusCode; got != want {
 			t.Errorf("%s before attach: %d, want %d", path, got, want)
 		}
@@ -190,38 +191,36 @@ func TestNotReadyBeforeAttached(t *testing.T) {
 	if err := i.stop(); err != nil {
 		t.Errorf("stopped with %v", err)
 	}
-	if fake.closed != 1 {
-		t.Errorf("the tracer was closed %d times", fake.closed)
+	if fake.Closed() != 1 {
+		t.Errorf("the tracer was closed %d times", fake.Closed())
 	}
 }
 
-func TestMethodsAndHeaders(t *testing.T) {
-	i := start(t, opens(&fakeTracer{}), "--web.telemetry-path=/m")
+// The page is that of the tracer that counts, and links to where the metrics are.
+func TestPageShowsWhoAsked(t *testing.T) {
+	i := start(t, opens(exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit}, goldenSnapshot())), "--web.telemetry-path=/m")
 	i.waitReady(t)
-	for _, path := range []string{"/", "/m", healthyPath, readyPath} {
-		for method, want := range map[string]int{"GET": 200, "HEAD": 200, "POST": 405, "PUT": 405, "DELETE": 405, "OPTIONS": 405} {
-			got := i.do(t, method, path, nil)
-			if got.StatusCode != want {
-				t.Errorf("%s %s: %d, want %d", method, path, got.StatusCode, want)
-			}
-			if got.Header.Get("X-Content-Type-Options") != "nosniff" {
-				t.Errorf("%s %s: no nosniff", method, path)
-			}
+	var page string
+	for !strings.Contains(page, "system.slice/nginx.service") {
+		page = i.get(t, "/").body
+	}
+	for _, want := range []string{"fexit", "3 of 4096", `href="/m"`} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not say %q:\n%s", want, page)
 		}
 	}
-	if got := i.get(t, "/metrics").StatusCode; got != http.StatusNotFound {
-		t.Errorf("/metrics, which is at another path: %d", got)
-	}
-	if got := i.get(t, "/debug/pprof/").StatusCode; got != http.StatusNotFound {
-		t.Errorf("pprof: %d", got)
+	for path, want := range map[string]int{"/m": 200, "/metrics": 404} {
+		if got := i.get(t, path).StatusCode; got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
 	}
 }
 
 func TestSnapshotFailureFailsTheScrape(t *testing.T) {
-	fake := &fakeTracer{}
+	fake := &exportertest.Tracer{}
 	i := start(t, opens(fake))
 	i.waitReady(t)
-	fake.set(errors.New("map is gone"))
+	fake.Set(errors.New("map is gone"))
 	got := i.get(t, "/metrics")
 	if got.StatusCode != http.StatusInternalServerError || !strings.Contains(got.body, "map is gone") {
 		t.Errorf("answered %d %s", got.StatusCode, got.body)
@@ -232,13 +231,13 @@ func TestSnapshotFailureFailsTheScrape(t *testing.T) {
 func TestAnnouncementsAreLogged(t *testing.T) {
 	i := start(t, func(o bpf.Options) (tracer, error) {
 		o.Announce(bpf.Announcement{New: true, Check: bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, Process: bpf.Process{Name: "mount"}})
-		return &fakeTracer{}, nil
+		return &exportertest.Tracer{}, nil
 	})
 	i.log.waitFor(t, `level=WARN .* process=(mount)`)
 }
 
 func TestStopsWithRequestsRunning(t *testing.T) {
-	i := start(t, opens(&fakeTracer{}))
+	i := start(t, opens(&exportertest.Tracer{}))
 	i.waitReady(t)
 	// A request that never ends: its header is not complete.
 	conn, err := net.Dial("tcp", i.address)
@@ -261,7 +260,7 @@ func TestFailuresAreOneLine(t *testing.T) {
 	}
 	defer taken.Close()
 	attached := false
-	open := func(bpf.Options) (tracer, error) { attached = true; return &fakeTracer{}, nil }
+	open := func(bpf.Options) (tracer, error) { attached = true; return &exportertest.Tracer{}, nil }
 	for _, test := range []struct{ arg, want string }{
 		{"--web.listen-address=" + taken.Addr().String(), "address already in use"},
 		{"--web.listen-address=nonsense", "missing port in address"},
@@ -287,7 +286,7 @@ func TestOpenFailure(t *testing.T) {
 }
 
 func TestMissingPrivilegesOpenNothing(t *testing.T) {
-	e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &fakeTracer{}, nil }, t.Output())
+	e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &exportertest.Tracer{}, nil }, t.Output())
 	e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
 	if err := run(t.Context(), e); err == nil || !strings.Contains(err.Error(), "missing CAP") {
 		t.Errorf("run = %v", err)
@@ -300,7 +299,7 @@ func TestMissingPrivilegesOpenNothing(t *testing.T) {
 
 func TestNothingIsLeftOpen(t *testing.T) {
 	cycle := func() {
-		i := start(t, opens(&fakeTracer{}), "--web.listen-address=127.0.0.1:0") // two addresses
+		i := start(t, opens(&exportertest.Tracer{}), "--web.listen-address=127.0.0.1:0") // two addresses
 		i.waitReady(t)
 		i.get(t, "/metrics")
 		i.get(t, "/")
@@ -334,12 +333,12 @@ func TestTLSAndBasicAuth(t *testing.T) {
 		"basic_auth_users: {alice: '"+bcryptSecret(t)+"'}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i := start(t, opens(&fakeTracer{}), "--web.config.file="+config)
+	i := start(t, opens(&exportertest.Tracer{}), "--web.config.file="+config)
 	// Certificates are read by now, and TLS is on.
 	i.log.waitFor(t, `msg="(TLS is enabled.)"`)
 	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	for password, want := range map[string]int{"": 401, "wrong": 401, "secret": 200} {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+healthyPath, nil)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+HealthyPath, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
