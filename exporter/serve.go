@@ -15,6 +15,7 @@ import (
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/announce"
+	"capability_exporter/exporter/internal/web"
 )
 
 // serve is the command of the same name: it opens the port, attaches, and
@@ -29,12 +30,12 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	if err != nil {
 		return err
 	}
-	state := &State{}
-	handler, err := NewHandler(Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, registry, state, logger)
+	state := &web.State{}
+	handler, err := web.NewHandler(web.Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, registry, state, logger)
 	if err != nil {
 		return err
 	}
-	server, err := Start(handler, cfg.web, logger)
+	server, err := web.Start(handler, cfg.web, logger)
 	if err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := NewRecent(tracer)
+	history := web.NewRecent(tracer)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { history.Run(historyCtx) })

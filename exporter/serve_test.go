@@ -27,6 +27,7 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/exporter/internal/exportertest"
+	"capability_exporter/exporter/internal/web"
 )
 
 // instance is the program, run inside the test's own process.
@@ -128,7 +129,7 @@ func (i *instance) stop() error {
 // waitReady returns once the program says it is ready.
 func (i *instance) waitReady(t *testing.T) {
 	t.Helper()
-	for i.get(t, ReadyPath).StatusCode != http.StatusOK {
+	for i.get(t, web.ReadyPath).StatusCode != http.StatusOK {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -175,7 +176,7 @@ func TestNotReadyBeforeAttached(t *testing.T) {
 		return fake, nil
 	}, "--series.limit=100")
 
-	for path, want := range map[string]int{ReadyPath: 503, "/metrics": 503, HealthyPath: 200, "/": 200} {
+	for path, want := range map[string]int{web.ReadyPath: 503, "/metrics": 503, web.HealthyPath: 200, "/": 200} {
 		if got := i.get(t, path).StatusCode; got != want {
 			t.Errorf("%s before attach: %d, want %d", path, got, want)
 		}
@@ -338,7 +339,7 @@ func TestTLSAndBasicAuth(t *testing.T) {
 	i.log.waitFor(t, `msg="(TLS is enabled.)"`)
 	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	for password, want := range map[string]int{"": 401, "wrong": 401, "secret": 200} {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+HealthyPath, nil)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+web.HealthyPath, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,7 @@
-package main
+// Package web serves the metrics, health, readiness and the page at /, which is
+// made of a history of its own. It knows HTTP and what to show of a snapshot; it
+// does not know where snapshots come from, nor how the process was started.
+package web
 
 import (
 	"context"
@@ -13,7 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/exporter-toolkit/web"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
 
 	"capability_exporter/bpf"
 )
@@ -123,11 +126,11 @@ type Server struct {
 }
 
 // Start returns once all addresses are bound and served.
-func Start(handler http.Handler, flags *web.FlagConfig, logger *slog.Logger) (*Server, error) {
+func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger) (*Server, error) {
 	// A server for each address: exporter-toolkit serves several with one, and
 	// then puts TLS and authentication around its handler from several
 	// goroutines at once.
-	configs := []*web.FlagConfig{flags}
+	configs := []*toolkit.FlagConfig{flags}
 	if !*flags.WebSystemdSocket {
 		configs = nil
 		for _, address := range *flags.WebListenAddresses {
@@ -157,7 +160,7 @@ func Start(handler http.Handler, flags *web.FlagConfig, logger *slog.Logger) (*S
 		}
 		w.servers = append(w.servers, server)
 		w.running.Go(func() {
-			if err := web.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
+			if err := toolkit.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
 				w.failed <- err
 			}
 		})
