@@ -19,6 +19,7 @@ func TestVisible(t *testing.T) {
 		{"spaces that pass for one", "a\u00a0b\u3000", `a\u00a0b\u3000`},
 		{"fillers", "a\u3164b\u115f\ufe0f", `a\u3164b\u115f\ufe0f`},
 		{"unassigned and private", "\u0378\ue000", `\u0378\ue000`},
+		{"on both sides of four digits", "\uffff\U00010fff", `\uffff\U00010fff`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := Visible(test.label); got != test.want {
@@ -34,5 +35,17 @@ func TestVisibleIsUnambiguous(t *testing.T) {
 	spelled := Visible(Process(bpf.Process{Name: `a\u000ab`}))
 	if real == spelled {
 		t.Errorf("a line break and its escape both show as %q", real)
+	}
+}
+
+func TestVisibleWho(t *testing.T) {
+	for _, test := range []struct {
+		overflow          bool
+		workload, process string
+	}{{false, `/a\u202eb`, `c\u000ad`}, {true, "_other", "_other"}} {
+		workload, process := VisibleWho(bpf.Cgroup{Path: "/a\u202eb"}, bpf.Process{Name: "c\nd"}, test.overflow)
+		if workload != test.workload || process != test.process {
+			t.Errorf("%q and %q, want %q and %q", workload, process, test.workload, test.process)
+		}
 	}
 }
