@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -139,7 +140,7 @@ func probeBPF() unix.Errno {
 func refusedBy(probe unix.Errno, seccomp int) string {
 	switch {
 	case probe == unix.E2BIG:
-		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules() +
+		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules("/sys/kernel/security") +
 			"; before Linux 5.11 an RLIMIT_MEMLOCK of nearly nothing does, too (systemd: LimitMEMLOCK=infinity)"
 	case seccomp == 2:
 		return fmt.Sprintf("CAP_BPF and CAP_PERFMON are held, but a seccomp filter refuses the system call bpf(2) (%v): allow it (systemd: SystemCallFilter=bpf; containers: a seccomp profile that allows bpf)", probe)
@@ -151,11 +152,11 @@ func refusedBy(probe unix.Errno, seccomp int) string {
 }
 
 // securityModules lists in parentheses which could have refused, as far as
-// securityfs is mounted and says so.
-func securityModules() string {
+// securityfs is there and says so.
+func securityModules(securityfs string) string {
 	var found []string
 	for _, name := range []string{"lsm", "lockdown"} {
-		if content, err := os.ReadFile("/sys/kernel/security/" + name); err == nil {
+		if content, err := os.ReadFile(filepath.Join(securityfs, name)); err == nil {
 			found = append(found, fmt.Sprintf("%s: %s", name, strings.TrimSpace(string(content))))
 		}
 	}

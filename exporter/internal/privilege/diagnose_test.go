@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"capability_exporter/bpf"
 	"capability_exporter/exporter/internal/exportertest"
 )
 
@@ -44,6 +45,8 @@ func TestCheck(t *testing.T) {
 			change: func(c *Circumstances) { c.fileCaps, c.NoNewPrivs = bothMask, true }, want: []string{"no_new_privs cancels them"}, not: "nosuid"},
 		{name: "file capabilities and nosuid", given: start(0, fullMask),
 			change: func(c *Circumstances) { c.fileCaps, c.noSUID = bothMask, true }, want: []string{"mounted nosuid"}, not: "no_new_privs"},
+		{name: "one by file capabilities that no_new_privs cancels", given: start(1<<unix.CAP_BPF, fullMask),
+			change: func(c *Circumstances) { c.fileCaps, c.NoNewPrivs = bothMask, true }, want: []string{"missing CAP_PERFMON\n", "The executable has CAP_PERFMON as"}},
 		{name: "no_new_privs alone is not the reason", given: start(0, fullMask),
 			change: func(c *Circumstances) { c.NoNewPrivs, c.noSUID = true, true }, want: []string{"no capability at all"}, not: "cancel"},
 	} {
@@ -96,9 +99,15 @@ func TestExplainRefusal(t *testing.T) {
 	if got := (Circumstances{}).ExplainRefusal(other); !errors.Is(got, other) || got.Error() != other.Error() {
 		t.Errorf("an error that is no refusal became %v", got)
 	}
-	refusal := fmt.Errorf("loading: %w", unix.EPERM)
-	if got := (Circumstances{}).ExplainRefusal(refusal); !errors.Is(got, refusal) || got.Error() == refusal.Error() {
-		t.Errorf("a refusal became %v", got)
+	memlock := fmt.Errorf("%w: %w", bpf.ErrMemlock, unix.EPERM) // tells it itself
+	if got := (Circumstances{}).ExplainRefusal(memlock); got.Error() != memlock.Error() {
+		t.Errorf("a limit became %v", got)
+	}
+	for _, errno := range []unix.Errno{unix.EPERM, unix.ENOSYS} {
+		refusal := fmt.Errorf("loading: %w", errno)
+		if got := (Circumstances{}).ExplainRefusal(refusal); !errors.Is(got, errno) || got.Error() == refusal.Error() || !strings.HasSuffix(got.Error(), "\n"+refusal.Error()) {
+			t.Errorf("a refusal became %v", got)
+		}
 	}
 }
 
@@ -123,5 +132,8 @@ func TestReadStatus(t *testing.T) {
 	}
 	if _, err := ReadStatus(path + "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a thread that has ended: %v", err)
+	}
+	if got, err := ReadStatus(t.TempDir()); err == nil {
+		t.Errorf("what cannot be read was read as %+v", got)
 	}
 }
