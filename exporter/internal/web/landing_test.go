@@ -6,7 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"log/slog"
+	"html/template"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/version"
 	"golang.org/x/net/html"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -53,29 +54,19 @@ func hostileWorkloads() []bpf.WorkloadCount {
 	return all
 }
 
-// landed is the page's handler with a history of one snapshot, or of a failure
-// to take one.
+// landed is the handler with a history of one snapshot, or of a failure to take
+// one.
 func landed(t *testing.T, failure error, workloads ...bpf.WorkloadCount) http.Handler {
 	t.Helper()
-	history, state := &Recent{}, &State{}
-	history.add(time.Now(), &bpf.Snapshot{Workloads: workloads, Series: 3, SeriesLimit: 4096}, failure)
-	state.Attach(bpf.Info{Source: bpf.SourceTracepoint}, history)
-	return newTestHandler(t, state)
+	return landedSnapshot(t, bpf.Snapshot{Workloads: workloads, Series: 3, SeriesLimit: 4096}, failure)
 }
 
-func newTestHandler(t *testing.T, state *State) http.Handler {
+func landedSnapshot(t *testing.T, snapshot bpf.Snapshot, failure error) http.Handler {
 	t.Helper()
-	handler, err := NewHandler(Config{TelemetryPath: "/m"}, prometheus.NewRegistry(), state, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return handler
-}
-
-func do(handler http.Handler, method, path string) *httptest.ResponseRecorder {
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, httptest.NewRequest(method, path, http.NoBody))
-	return w
+	history, state := &Recent{}, &State{}
+	history.add(time.Now(), &snapshot, failure)
+	state.Attach(bpf.Info{Source: bpf.SourceTracepoint}, history)
+	return newTestHandler(t, state, prometheus.NewRegistry(), t.Output())
 }
 
 func landingPage(handler http.Handler) string { return do(handler, http.MethodGet, "/").Body.String() }
@@ -190,7 +181,7 @@ func TestLandingPolicyAllowsItsOwnStyle(t *testing.T) {
 	style, _, _ := strings.Cut(rest, "</style>")
 	hash := sha256.Sum256([]byte(style))
 	policy := got.Header().Get("Content-Security-Policy")
-	for _, want := range []string{"default-src 'none'", "style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'", "frame-ancestors 'none'"} {
+	for _, want := range []string{"default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'", "style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'", "frame-ancestors 'none'"} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("policy %q, want %q in it", policy, want)
 		}
@@ -203,27 +194,89 @@ func TestLandingPolicyAllowsItsOwnStyle(t *testing.T) {
 	}
 }
 
+// at is a moment that reads otherwise in the local time zone, whichever that is.
+func at(hour, minute int) time.Time {
+	return time.Date(2024, 5, 6, hour, minute, 9, 0, time.UTC).In(time.FixedZone("far", 5*3600+1800))
+}
+
 func TestLandingSaysWhatItKnows(t *testing.T) {
-	text := parse(t, landingPage(landed(t, nil))).text
-	for _, want := range []string{"Nobody asked for a capability in the last 5 minutes", "Source", "tracepoint", "3 of 4096",
-		"Denials not announced", "Lost records", "Missed runs", "Metrics"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("the page does not say %q:\n%s", want, text)
+	version.Version = "1.2.3"
+	t.Cleanup(func() { version.Version = "" })
+	handler := landedSnapshot(t, bpf.Snapshot{
+		Time: at(8, 9), Attached: at(7, 8), Series: 3, SeriesLimit: 4096,
+		RingRecords: 20, RingLost: 5, RingWithheld: 6, Unwinds: 30, MissedRuns: 7,
+	}, nil)
+	got := do(handler, http.MethodGet, "/")
+	if got.Code != http.StatusOK || got.Header().Get("Content-Type") != "text/html; charset=utf-8" {
+		t.Errorf("answered %d as %s", got.Code, got.Header().Get("Content-Type"))
+	}
+	page := got.Body.String()
+	for _, want := range []string{
+		"<h1>Capability exporter <small>1.2.3</small></h1>",
+		`<a href="/m" title="for Prometheus">Metrics</a>`,
+		`<a href="/-/healthy" title="answers while the process serves">Health</a>`,
+		`<a href="/-/ready" title="answers once the checks are counted">Readiness</a>`,
+		"<div><dt>Source</dt><dd>tracepoint</dd></div>",
+		"<div><dt>Series in use</dt><dd>3 of 4096</dd></div>",
+		`<div class="warn"><dt>Denials not announced</dt><dd>6</dd></div>`,
+		`<div class="warn"><dt>Lost records</dt><dd>5</dd></div>`,
+		`<div class="warn"><dt>Missed runs</dt><dd>7</dd></div>`,
+		"<div><dt>Counting since</dt><dd>2024-05-06 07:08 UTC</dd></div>",
+		"<h2>Asked for in the last 5 minutes</h2>",
+		"Nobody asked for a capability in the last 5 minutes.",
+		"As of 08:09:09 UTC.",
+		"the page reloads every 10 seconds",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not say %q:\n%s", want, page)
 		}
+	}
+	if quiet := landingPage(landed(t, nil)); strings.Contains(quiet, `class="warn"`) {
+		t.Errorf("the page warns of nothing:\n%s", quiet)
+	}
+}
+
+// Before its first snapshot the page cannot know whether anybody asked.
+func TestLandingBeforeTheFirstSnapshot(t *testing.T) {
+	page := landingPage(newTestHandler(t, attachedState(), prometheus.NewRegistry(), t.Output()))
+	if !strings.Contains(page, "The first snapshot of the counters is being taken.") || strings.Contains(page, "Nobody asked") {
+		t.Errorf("the page is\n%s", page)
+	}
+}
+
+func TestLandingRows(t *testing.T) {
+	sites := func(w bpf.WorkloadCount, sites ...string) bpf.WorkloadCount { w.CallSites = sites; return w }
+	denied := sites(used(cap.NET_RAW, "ping", 2), "packet_create [af_packet]")
+	denied.Denied = true
+	userns := used(cap.SYS_ADMIN, "unshare", 1)
+	userns.UserNS = true
+	page := landingPage(landed(t, nil, denied, sites(used(cap.NET_RAW, "ping", 3), "inet_create"), used(cap.SYS_ADMIN, "mount", 4), userns, used(cap.CHOWN, "chown", 5)))
+	_, body, _ := strings.Cut(page, "<tbody>")
+	body, _, _ = strings.Cut(body, "</tbody>")
+	const head = `<td data-h="Capability"><span class="cap">`
+	const who = `<td data-h="Workload"><bdi>/a</bdi></td><td data-h="Process"><bdi>`
+	const counts = `</td><td data-h="Granted" class="n">%d</td><td data-h="Denied" class="n">%d</td></tr>`
+	want := `<tr class="denied">` + head + `CAP_NET_RAW</span></td>` + who + `ping</bdi></td><td data-h="Call sites"><code>inet_create</code> <code>packet_create</code> ` + fmt.Sprintf(counts, 3, 2) +
+		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span></td>` + who + `mount</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 4, 0) +
+		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span> <span class="tag">in a user namespace</span></td>` + who + `unshare</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 1, 0) +
+		`<tr>` + head + `CAP_CHOWN</span></td>` + who + `chown</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 5, 0)
+	if got := strings.ReplaceAll(body, "\n", ""); got != want {
+		t.Errorf("the rows are\n%s\nwant\n%s", got, want)
 	}
 }
 
 func TestLandingCutsRows(t *testing.T) {
 	var workloads []bpf.WorkloadCount
-	for n := range maxRows + 7 {
+	const shown = 200
+	for n := range shown + 7 {
 		workloads = append(workloads, used(cap.CHOWN, fmt.Sprint("p", n), 1))
 	}
 	admin := used(cap.SYS_ADMIN, "admin", 1)
 	denied := used(cap.CHOWN, "denied", 1)
 	denied.Denied = true
 	p := parse(t, landingPage(landed(t, nil, append(workloads, admin, denied)...)))
-	if got := p.elements["tr"] - 1; got != maxRows {
-		t.Errorf("%d rows, want %d", got, maxRows)
+	if got := p.elements["tr"] - 1; got != shown {
+		t.Errorf("%d rows, want %d", got, shown)
 	}
 	if !strings.Contains(p.text, "9 more rows are not shown") {
 		t.Error("the page does not say how many rows are missing")
@@ -233,26 +286,37 @@ func TestLandingCutsRows(t *testing.T) {
 	}
 }
 
+func TestLandingShowsAllRowsThatFit(t *testing.T) {
+	for more, want := range map[int]string{0: "", 1: "1 more rows are not shown"} {
+		var workloads []bpf.WorkloadCount
+		for n := range 200 + more {
+			workloads = append(workloads, used(cap.CHOWN, fmt.Sprint("p", n), 1))
+		}
+		page := landingPage(landed(t, nil, workloads...))
+		if rows := strings.Count(page, "<tr"); rows != 201 || !strings.Contains(page, want) || want == "" && strings.Contains(page, "not shown") {
+			t.Errorf("%d rows of %d, and not %q", rows-1, len(workloads), want)
+		}
+	}
+}
+
 func TestLandingShowsAFailure(t *testing.T) {
 	page := landingPage(landed(t, errors.New("map <b>is</b> gone\u202e")))
 	p := parse(t, page)
 	if !strings.Contains(p.text, `map <b>is</b> gone\u202e`) || p.elements["b"] != 0 {
 		t.Errorf("the failure is not on the page as text:\n%s", page)
 	}
-	if strings.Contains(p.text, "Nobody asked") {
-		t.Error("the page says that nobody asked, which it cannot know")
+	for _, not := range []string{"Nobody asked", "is being taken"} {
+		if strings.Contains(p.text, not) {
+			t.Errorf("the page says %q, which it cannot know", not)
+		}
 	}
 }
 
-func TestLandingKeepsTheOperatorsHeaders(t *testing.T) {
-	l, err := newLanding("/metrics", &State{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := httptest.NewRecorder()
-	w.Header().Set("Content-Security-Policy", "default-src 'self'")
-	l.ServeHTTP(w, &http.Request{})
-	if got := w.Header().Get("Content-Security-Policy"); got != "default-src 'self'" {
-		t.Errorf("the policy became %q", got)
+// Half a page would look like a whole one.
+func TestLandingFailsAsAWhole(t *testing.T) {
+	page := template.Must(template.New("").Parse("the first half{{.None}}"))
+	got := do(&landing{page: page, state: &State{}}, http.MethodGet, "/")
+	if got.Code != http.StatusInternalServerError || !strings.Contains(got.Body.String(), "could not be made") || strings.HasPrefix(got.Body.String(), "the first half") {
+		t.Errorf("answered %d %s", got.Code, got.Body)
 	}
 }

@@ -166,6 +166,66 @@ func TestRecentOrder(t *testing.T) {
 	wantCounted(t, r, "denied admin 0/1", "denied 0/1", "admin 1/0", "often 1000/0", "_other 2/0")
 }
 
+// Rows that are equal otherwise have an order, too: a page that reloads must
+// not shuffle them.
+func TestRecentOrderAmongEquals(t *testing.T) {
+	in := func(capability cap.Value, cgroup, process string, userNS bool) bpf.WorkloadCount {
+		w := used(capability, process, 1)
+		w.Cgroup.Path, w.UserNS = cgroup, userNS
+		return w
+	}
+	often := used(cap.KILL, "denied often", 2)
+	often.Denied = true
+	seldom := used(cap.CHOWN, "denied seldom", 1)
+	seldom.Denied = true
+	workloads := []bpf.WorkloadCount{
+		often, seldom,
+		in(cap.CHOWN, "/a", "p", false), in(cap.CHOWN, "/a", "p", true), in(cap.CHOWN, "/a", "q", false), in(cap.CHOWN, "/b", "a", false), in(cap.KILL, "/0", "0", false),
+	}
+	want := []string{"denied often /a false", "denied seldom /a false", "p /a false", "p /a true", "q /a false", "a /b false", "0 /0 false"}
+	for range 20 { // a map's order is another each time
+		r := &Recent{}
+		r.add(time.Now(), &bpf.Snapshot{Workloads: workloads}, nil)
+		var got []string
+		for _, row := range r.view(time.Now()).Rows {
+			got = append(got, fmt.Sprint(row.Process, " ", row.Workload, " ", row.UserNS))
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("rows %q, want %q", got, want)
+		}
+	}
+}
+
+// The window ends with the page, not with the last snapshot.
+func TestRecentWindowMovesOn(t *testing.T) {
+	r, now := &Recent{}, time.Now()
+	r.add(now, &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", 1)}}, nil)
+	for after, want := range map[time.Duration]int{5*time.Minute - 1: 1, 5 * time.Minute: 0} {
+		if got := len(r.view(now.Add(after)).Rows); got != want {
+			t.Errorf("%d rows after %v, want %d", got, after, want)
+		}
+	}
+}
+
+// Nothing but the history itself is kept: a snapshot has thousands of series.
+func TestRecentKeepsNoSeries(t *testing.T) {
+	r := &Recent{}
+	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", 1)}, Sites: make([]bpf.SiteCount, 1), Series: 1}, nil)
+	if s := r.view(time.Now()).Snapshot; s.Workloads != nil || s.Sites != nil || s.Series != 1 {
+		t.Errorf("kept %+v", s)
+	}
+}
+
+func TestRecentCallSites(t *testing.T) {
+	w := used(cap.CHOWN, "a", 1)
+	w.CallSites = []string{"z\u202e", "chown_common.isra.0", "chown_common", "__x64_sys_chown"}
+	r := &Recent{}
+	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
+	if got, want := r.view(time.Now()).Rows[0].CallSites, []string{"chown_common", "sys_chown", `z\u202e`}; !slices.Equal(got, want) {
+		t.Errorf("call sites %q, want %q", got, want)
+	}
+}
+
 func TestRecentAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &Recent{}

@@ -144,20 +144,7 @@ func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger)
 	bound := make(chan struct{}, len(configs))
 	for _, config := range configs {
 		report := sync.OnceFunc(func() { bound <- struct{}{} })
-		server := &http.Server{
-			Handler:           handler,
-			ReadHeaderTimeout: 5 * time.Second,
-			ReadTimeout:       10 * time.Second,
-			WriteTimeout:      60 * time.Second, // longer than any scrape_timeout in use
-			IdleTimeout:       3 * time.Minute,  // longer than most scrape intervals
-			MaxHeaderBytes:    64 << 10,
-			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
-			// Asked for once a listener is about to accept connections.
-			BaseContext: func(net.Listener) context.Context {
-				report()
-				return context.Background()
-			},
-		}
+		server := newServer(handler, logger, report)
 		w.servers = append(w.servers, server)
 		w.running.Go(func() {
 			if err := toolkit.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
@@ -174,6 +161,24 @@ func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger)
 		}
 	}
 	return w, nil
+}
+
+// newServer has a limit for each thing that a client can make it wait for, or
+// keep. It calls listening once it is about to accept connections.
+func newServer(handler http.Handler, logger *slog.Logger, listening func()) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      60 * time.Second, // longer than any scrape_timeout in use
+		IdleTimeout:       3 * time.Minute,  // longer than most scrape intervals
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		BaseContext: func(net.Listener) context.Context {
+			listening()
+			return context.Background()
+		},
+	}
 }
 
 // Failed tells the first failure of each server.
