@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -360,6 +362,46 @@ func TestBinaryUnderSeccomp(t *testing.T) {
 	if out := failed(t, cmd); !strings.Contains(out, "seccomp filter refuses the system call bpf(2)") {
 		t.Errorf("does not say that seccomp refused:\n%s", out)
 	}
+}
+
+func TestBinaryStopsOnInterrupt(t *testing.T) {
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
+	p.cancel = func() { _ = unix.Kill(p.pid, unix.SIGINT) }
+	p.checkStop(t)
+}
+
+// A stop may wait for a request; who does not want to wait sends the signal
+// again, and need not look for SIGKILL.
+func TestBinaryIsKilledByASecondSignal(t *testing.T) {
+	program := copyOf(t, exporter(t))
+	for range 5 { // the stop waits for less than a second, in which the test may not have got to run
+		p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
+		if killedByASecondSignal(t, p) {
+			return
+		}
+	}
+	t.Error("it stopped in its own time whenever it got a second signal")
+}
+
+func killedByASecondSignal(t *testing.T, p *process) bool {
+	conn, err := net.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	p.cancel()
+	p.log.waitFor(t, `msg=(Stopping)`)
+	time.Sleep(50 * time.Millisecond) // for the other goroutine that the first signal woke
+	exit, ok := errors.AsType[*exec.ExitError](p.instance.stop())
+	if !ok {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == unix.SIGTERM
 }
 
 func TestBinaryWrongUse(t *testing.T) {

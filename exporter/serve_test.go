@@ -18,7 +18,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -162,7 +164,7 @@ func (i *instance) do(t *testing.T, method, path string, header http.Header) ans
 	return answer{response, string(body)}
 }
 
-func opens(fake *exportertest.Tracer) func(bpf.Options) (tracer, error) {
+func opens(fake tracer) func(bpf.Options) (tracer, error) {
 	return func(bpf.Options) (tracer, error) { return fake, nil }
 }
 
@@ -281,7 +283,7 @@ func TestFailuresAreOneLine(t *testing.T) {
 func TestOpenFailure(t *testing.T) {
 	refused := func(bpf.Options) (tracer, error) { return nil, fmt.Errorf("loading: %w", unix.EPERM) }
 	err := run(t.Context(), fakeEnv(refused, io.Discard))
-	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "are held") {
+	if !errors.Is(err, unix.EPERM) || err.Error() != "cannot attach to the kernel's capability checks: are held: loading: operation not permitted" {
 		t.Errorf("run = %v, want the refusal explained", err)
 	}
 }
@@ -289,13 +291,136 @@ func TestOpenFailure(t *testing.T) {
 func TestMissingPrivilegesOpenNothing(t *testing.T) {
 	e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &exportertest.Tracer{}, nil }, t.Output())
 	e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
-	if err := run(t.Context(), e); err == nil || !strings.Contains(err.Error(), "missing CAP") {
+	if err := run(t.Context(), e); err == nil || err.Error() != "missing CAP_BPF" {
 		t.Errorf("run = %v", err)
 	}
-	e.dropPrivileges = func() (circumstances, error) { return nil, errors.New("thread 5") }
-	if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" {
-		t.Errorf("run = %v, want what dropping failed with", err)
+}
+
+// The arguments are input: nothing of them may be read as long as there is more
+// to be had by it than the two.
+func TestPrivilegesGoFirst(t *testing.T) {
+	var stdout strings.Builder
+	for _, arg := range []string{"--help", "--version", "--no-such-flag", "@/does/not/exist", "--log.level=debug"} {
+		e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &exportertest.Tracer{}, nil }, t.Output())
+		e.args, e.stdout = []string{arg}, &stdout
+		e.dropPrivileges = func() (circumstances, error) { return nil, errors.New("thread 5") }
+		if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" || stdout.Len() != 0 {
+			t.Errorf("%s: %v, %q, want what dropping failed with and nothing else", arg, err, &stdout)
+		}
 	}
+}
+
+// To be told how to start it right, it need not be started right.
+func TestHelpNeedsNoPrivileges(t *testing.T) {
+	for arg, want := range map[string]string{"--help": "--series.limit", "--version": "version"} {
+		var stdout strings.Builder
+		e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &exportertest.Tracer{}, nil }, t.Output())
+		e.args, e.stdout = []string{arg}, &stdout
+		e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
+		if err := run(t.Context(), e); err != nil || !strings.Contains(stdout.String(), want) {
+			t.Errorf("%s: %v\n%s", arg, err, &stdout)
+		}
+	}
+}
+
+// unclosable fails to detach.
+type unclosable struct{ *exportertest.Tracer }
+
+func (u unclosable) Close() error {
+	return errors.Join(u.Tracer.Close(), errors.New("it stays attached"))
+}
+
+func TestFailureToDetachIsTold(t *testing.T) {
+	i := start(t, opens(unclosable{&exportertest.Tracer{}}))
+	i.waitReady(t)
+	if err := i.stop(); err == nil || !strings.Contains(err.Error(), "it stays attached") {
+		t.Errorf("stopped with %v", err)
+	}
+	i.log.waitFor(t, `level=INFO .*msg=(Stopping)`)
+}
+
+// slow takes its time for a snapshot, and must not be closed meanwhile.
+type slow struct {
+	exportertest.Tracer
+	t                *testing.T
+	entered, release chan struct{}
+	reading          atomic.Bool
+}
+
+func (s *slow) Snapshot() (*bpf.Snapshot, error) {
+	s.reading.Store(true)
+	defer s.reading.Store(false)
+	s.entered <- struct{}{}
+	<-s.release
+	return s.Tracer.Snapshot()
+}
+
+func (s *slow) Close() error {
+	if s.reading.Load() {
+		s.t.Error("closed while a snapshot was being taken")
+	}
+	return s.Tracer.Close()
+}
+
+func TestTheTracerEndsAfterItsReaders(t *testing.T) {
+	tracer := &slow{t: t, entered: make(chan struct{}, 100), release: make(chan struct{})}
+	i := start(t, opens(tracer))
+	<-tracer.entered // for the page's history
+	i.cancel()
+	i.log.waitFor(t, `msg=(Stopping)`)
+	time.AfterFunc(50*time.Millisecond, func() { close(tracer.release) })
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+	if tracer.Closed() != 1 {
+		t.Errorf("the tracer was closed %d times", tracer.Closed())
+	}
+}
+
+// A listener that fails for good must not leave a program that counts and
+// cannot be asked.
+func TestFailureOfServingEndsTheProgram(t *testing.T) {
+	fake := &exportertest.Tracer{}
+	i := start(t, opens(fake))
+	i.waitReady(t)
+	breakListener(t, i.address)
+	i.client.CloseIdleConnections()
+	if err := <-i.ended; err == nil || !strings.HasPrefix(err.Error(), "serving stopped: ") || !errors.Is(err, unix.EINVAL) {
+		t.Errorf("ended with %v", err)
+	}
+	i.ended <- nil
+	if fake.Closed() != 1 {
+		t.Errorf("the tracer was closed %d times", fake.Closed())
+	}
+}
+
+// breakListener shuts down this process' socket that listens on an address.
+func breakListener(t *testing.T, address string) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		fd, err := strconv.Atoi(filepath.Base(link))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
+			continue
+		}
+		name, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in4, ok := name.(*unix.SockaddrInet4); ok && fmt.Sprint(net.IP(in4.Addr[:]), ":", in4.Port) == address {
+			if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("nothing listens on %s", address)
 }
 
 func TestNothingIsLeftOpen(t *testing.T) {
