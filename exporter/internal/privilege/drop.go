@@ -57,7 +57,7 @@ func Drop() (Circumstances, error) {
 	if !emptied {
 		want.Bounding = found.Bounding
 	}
-	if err := checkThreads(want); err != nil {
+	if err := checkThreads("/proc/self/task", want); err != nil {
 		return Circumstances{}, fmt.Errorf("refusing to run with other privileges than intended: %w", err)
 	}
 	return found, nil
@@ -140,15 +140,15 @@ func keepRequired() (uint64, error) {
 	return mask, wanted.SetProc()
 }
 
-// checkThreads compares the privileges of each thread of this process with
-// what they should be; the seccomp mode may be any.
-func checkThreads(want Status) error {
-	tasks, err := os.ReadDir("/proc/self/task")
+// checkThreads compares the privileges of each thread of a process, given its
+// folder of threads, with what they should be; the seccomp mode may be any.
+func checkThreads(folder string, want Status) error {
+	tasks, err := os.ReadDir(folder)
 	if err != nil {
 		return fmt.Errorf("cannot see what the threads are left with, is /proc mounted? %w", err)
 	}
 	for _, task := range tasks {
-		got, err := ReadStatus(filepath.Join("/proc/self/task", task.Name(), "status"))
+		got, err := ReadStatus(filepath.Join(folder, task.Name(), "status"))
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue // the thread has ended since
 		}

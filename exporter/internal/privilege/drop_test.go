@@ -161,14 +161,16 @@ func own(t *testing.T) Status {
 	return status
 }
 
+const ownThreads = "/proc/self/task"
+
 func TestCheckThreads(t *testing.T) {
 	status := own(t)
-	if err := checkThreads(status); err != nil {
+	if err := checkThreads(ownThreads, status); err != nil {
 		t.Errorf("what they hold is not what they hold: %v", err)
 	}
 	other := status
 	other.Seccomp = 2 - status.Seccomp // a container's filter stays
-	if err := checkThreads(other); err != nil {
+	if err := checkThreads(ownThreads, other); err != nil {
 		t.Errorf("refused for its seccomp mode: %v", err)
 	}
 	for name, change := range map[string]func(*Status){
@@ -181,9 +183,27 @@ func TestCheckThreads(t *testing.T) {
 	} {
 		want := status
 		change(&want)
-		if err := checkThreads(want); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%v, want %v", status, want)) {
+		if err := checkThreads(ownThreads, want); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%v, want %v", status, want)) {
 			t.Errorf("another %s than wanted: %v", name, err)
 		}
+	}
+}
+
+// A thread may end at any time, and then holds nothing; one that cannot be read
+// for another reason may hold anything.
+func TestCheckThreadsThatCannotBeRead(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.Mkdir(filepath.Join(folder, "1"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkThreads(folder, Status{}); err != nil {
+		t.Errorf("a thread that has ended: %v", err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, "1", "status"), []byte("CapPrm:\tnonsense\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkThreads(folder, Status{}); err == nil {
+		t.Error("nonsense passed")
 	}
 }
 
