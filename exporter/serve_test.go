@@ -288,8 +288,13 @@ func TestOpenFailure(t *testing.T) {
 	}
 }
 
+// opensNothing fails a program that goes on where it should have ended.
+func opensNothing(t *testing.T) func(bpf.Options) (tracer, error) {
+	return func(bpf.Options) (tracer, error) { t.Error("opened"); return nil, errors.New("opened") }
+}
+
 func TestMissingPrivilegesOpenNothing(t *testing.T) {
-	e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &exportertest.Tracer{}, nil }, t.Output())
+	e := fakeEnv(opensNothing(t), t.Output())
 	e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
 	if err := run(t.Context(), e); err == nil || err.Error() != "missing CAP_BPF" {
 		t.Errorf("run = %v", err)
@@ -301,7 +306,7 @@ func TestMissingPrivilegesOpenNothing(t *testing.T) {
 func TestPrivilegesGoFirst(t *testing.T) {
 	var stdout strings.Builder
 	for _, arg := range []string{"--help", "--version", "--no-such-flag", "@/does/not/exist", "--log.level=debug"} {
-		e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &exportertest.Tracer{}, nil }, t.Output())
+		e := fakeEnv(opensNothing(t), t.Output())
 		e.args, e.stdout = []string{arg}, &stdout
 		e.dropPrivileges = func() (circumstances, error) { return nil, errors.New("thread 5") }
 		if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" || stdout.Len() != 0 {
@@ -314,7 +319,7 @@ func TestPrivilegesGoFirst(t *testing.T) {
 func TestHelpNeedsNoPrivileges(t *testing.T) {
 	for arg, want := range map[string]string{"--help": "--series.limit", "--version": "version"} {
 		var stdout strings.Builder
-		e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &exportertest.Tracer{}, nil }, t.Output())
+		e := fakeEnv(opensNothing(t), t.Output())
 		e.args, e.stdout = []string{arg}, &stdout
 		e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
 		if err := run(t.Context(), e); err != nil || !strings.Contains(stdout.String(), want) {

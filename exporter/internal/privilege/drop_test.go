@@ -20,6 +20,7 @@ const role = "CAPABILITY_EXPORTER_TEST_ROLE"
 
 const (
 	asRoot      = "root"
+	unbounded   = "unbounded"    // as root, without CAP_SETPCAP: the bounding set stays
 	unraised    = "unraised"     // as root, with nothing effective
 	notDumpable = "not dumpable" // as root, as execve(2) of a file with capabilities leaves it
 	oddThread   = "odd thread"   // this thread has nothing to give up, another has all of root's
@@ -30,9 +31,9 @@ const (
 func TestDrop(t *testing.T) {
 	needsRoot(t)
 	type plain Status // without its String
-	wanted := fmt.Sprintf("%+v", plain{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true, Seccomp: own(t).Seccomp})
-	for _, as := range []string{asRoot, unraised, notDumpable} {
+	for as, bounding := range map[string]uint64{asRoot: 0, unbounded: own(t).Bounding, unraised: 0, notDumpable: 0} {
 		t.Run(as, func(t *testing.T) {
+			wanted := fmt.Sprintf("%+v", plain{Permitted: bothMask, Effective: bothMask, Bounding: bounding, NoNewPrivs: true, Seccomp: own(t).Seccomp})
 			out, err := dropping(t, as)
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
@@ -138,6 +139,9 @@ func dropAs(as string) error {
 
 func prepare(as string) error {
 	switch as {
+	case unbounded:
+		most := cap.GetProc()
+		return errors.Join(most.SetFlag(cap.Permitted, false, cap.SETPCAP), most.SetFlag(cap.Effective, false, cap.SETPCAP), most.SetProc())
 	case unraised:
 		all := cap.GetProc()
 		return errors.Join(all.ClearFlag(cap.Effective), all.SetProc())
@@ -229,6 +233,24 @@ func TestObserve(t *testing.T) {
 	}
 	if found.Status != own(t) || found.userNamespace != namespace || found.fileCaps != 0 {
 		t.Errorf("observed %+v", found)
+	}
+}
+
+// The kernel's number for it, PROC_USER_INIT_INO, is a part of its interface.
+func TestInitialUserNamespace(t *testing.T) {
+	if want := fmt.Sprintf("user:[%d]", 0xEFFFFFFD); initialUserNamespace != want {
+		t.Errorf("%s, want %s", initialUserNamespace, want)
+	}
+}
+
+// Where no filter stands before bpf(2), the call gets to the kernel, and no
+// further than to its first look at the arguments.
+func TestProbe(t *testing.T) {
+	if own(t).Seccomp != 0 {
+		t.Skip("a seccomp filter may stand before bpf(2)")
+	}
+	if got := probeBPF(); got != unix.E2BIG {
+		t.Errorf("answered %v, want %v", got, unix.E2BIG)
 	}
 }
 
