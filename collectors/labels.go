@@ -95,3 +95,12 @@ func Workload(c bpf.Cgroup) string {
 	}
 	return fmt.Sprintf("[cgroup:%d]%s", c.ID, escapeBytes(c.Path))
 }
+
+// VisibleWho returns the workload and the process as the metrics name them,
+// made visible.
+func VisibleWho(cgroup bpf.Cgroup, process bpf.Process, overflow bool) (string, string) {
+	if overflow {
+		return Other, Other
+	}
+	return Visible(Workload(cgroup)), Visible(Process(process))
+}

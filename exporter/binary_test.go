@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,16 +14,23 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/exporter/internal/exportertest"
+	"capability_exporter/exporter/internal/privilege"
 )
 
 // These tests run the program itself, built as it is shipped, with the
 // privileges of several ways to start it.
 
-const nobody = 65534
+const (
+	nobody   = 65534
+	bothMask = exportertest.BothMask
+)
 
 // asNobody starts a program without capabilities, by setpriv(1); options of
 // setpriv may stand before it.
@@ -212,7 +220,7 @@ func pidOf(t *testing.T, program string) int {
 }
 
 // checkPrivileges reads what each thread of a process holds.
-func (p *process) checkPrivileges(t *testing.T, want procStatus) {
+func (p *process) checkPrivileges(t *testing.T, want privilege.Status) {
 	t.Helper()
 	paths, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.pid))
 	if err != nil {
@@ -222,7 +230,7 @@ func (p *process) checkPrivileges(t *testing.T, want procStatus) {
 		t.Fatalf("%d threads, a Go program that serves has more", len(paths))
 	}
 	for _, path := range paths {
-		got, err := readProcStatus(path)
+		got, err := privilege.ReadStatus(path)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
@@ -245,24 +253,24 @@ func (p *process) checkStop(t *testing.T) {
 
 func ownBounding(t *testing.T) uint64 {
 	t.Helper()
-	status, err := readProcStatus("/proc/self/status")
+	status, err := privilege.ReadStatus("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return status.bounding
+	return status.Bounding
 }
 
 func TestBinaryAsRoot(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, noNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
 	p.checkStop(t)
 }
 
 func TestBinaryWithAmbient(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, bounding: ownBounding(t), noNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
 	p.checkStop(t)
 }
 
@@ -284,7 +292,7 @@ func TestBinaryWithFileCapabilities(t *testing.T) {
 
 	program := withFileCaps(t, exporter(t))
 	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, bounding: ownBounding(t), noNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
 	// Dumpable again: its files in /proc are its own.
 	var stat unix.Stat_t
 	if err := unix.Stat(fmt.Sprintf("/proc/%d/fd", p.pid), &stat); err != nil {
@@ -306,7 +314,7 @@ func TestBinaryWithPermittedFileCapabilities(t *testing.T) {
 	}
 	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
 	// CAP_SETPCAP is given up with the rest, after the bounding set is emptied by it.
-	p.checkPrivileges(t, procStatus{permitted: bothMask, effective: bothMask, noNewPrivs: true})
+	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
 	p.checkStop(t)
 }
 
@@ -354,6 +362,46 @@ func TestBinaryUnderSeccomp(t *testing.T) {
 	if out := failed(t, cmd); !strings.Contains(out, "seccomp filter refuses the system call bpf(2)") {
 		t.Errorf("does not say that seccomp refused:\n%s", out)
 	}
+}
+
+func TestBinaryStopsOnInterrupt(t *testing.T) {
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
+	p.cancel = func() { _ = unix.Kill(p.pid, unix.SIGINT) }
+	p.checkStop(t)
+}
+
+// A stop may wait for a request; who does not want to wait sends the signal
+// again, and need not look for SIGKILL.
+func TestBinaryIsKilledByASecondSignal(t *testing.T) {
+	program := copyOf(t, exporter(t))
+	for range 5 { // the stop waits for less than a second, in which the test may not have got to run
+		p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
+		if killedByASecondSignal(t, p) {
+			return
+		}
+	}
+	t.Error("it stopped in its own time whenever it got a second signal")
+}
+
+func killedByASecondSignal(t *testing.T, p *process) bool {
+	conn, err := net.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := fmt.Fprint(conn, "GET / HTTP/1.1\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	p.cancel()
+	p.log.waitFor(t, `msg=(Stopping)`)
+	time.Sleep(50 * time.Millisecond) // for the other goroutine that the first signal woke
+	exit, ok := errors.AsType[*exec.ExitError](p.instance.stop())
+	if !ok {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == unix.SIGTERM
 }
 
 func TestBinaryWrongUse(t *testing.T) {

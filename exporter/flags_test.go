@@ -48,6 +48,20 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+func TestFlagsAtTheirLimits(t *testing.T) {
+	for _, arg := range []string{"--series.limit=64", "--series.limit=65536", "--web.telemetry-path=/azAZ09-._~/x", "--web.telemetry-path=/-x"} {
+		if _, err := parseFlags([]string{arg}, t.Output()); err != nil {
+			t.Errorf("%s: %v", arg, err)
+		}
+	}
+}
+
+func TestAFileThatIsMissingIsTold(t *testing.T) {
+	if _, err := parseFlags([]string{"--web.config.file=/does/not/exist"}, t.Output()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v is not os.ErrNotExist", err)
+	}
+}
+
 func TestWrongFlags(t *testing.T) {
 	wrongConfig := filepath.Join(t.TempDir(), "web.yml")
 	if err := os.WriteFile(wrongConfig, []byte("tls_sever_config: {}\nbasic_auth_users: 5\n"), 0o600); err != nil {
@@ -57,7 +71,7 @@ func TestWrongFlags(t *testing.T) {
 		{"--series.limit=63", "--series.limit=63: must be 64 to 65536"},
 		{"--series.limit=65537", "must be 64 to 65536"},
 		{"--series.limit=many", "invalid syntax"},
-		{"--series.limits=64", "unknown long flag '--series.limits'"},
+		{"--series.limits=64", "unknown long flag '--series.limits', try --help"},
 		{"--log.level=loud", "unrecognized log level loud"},
 		{"--log.format=xml", "unrecognized log format xml"},
 		{"--web.telemetry-path=", "must begin with /"},
@@ -69,6 +83,10 @@ func TestWrongFlags(t *testing.T) {
 		{"--web.telemetry-path=/-/", "must be a plain path"},
 		{"--web.telemetry-path=/-", "/-/ is kept"},
 		{"--web.telemetry-path=/{x}", "only letters"},
+		{"--web.telemetry-path=/[", "only letters"},
+		{"--web.telemetry-path=/`", "only letters"},
+		{"--web.telemetry-path=/@", "only letters"},
+		{"--web.telemetry-path=/:", "only letters"},
 		{"--web.telemetry-path=/a b", "only letters"},
 		{"--web.telemetry-path=/a?b", "only letters"},
 		{"--web.config.file=/does/not/exist", "no such file or directory"},

@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/privilege"
 )
 
 func main() {
@@ -32,4 +34,17 @@ func main() {
 		fmt.Fprintf(os.Stderr, "capability_exporter: %v\n", err)
 		os.Exit(1)
 	}
+}
+
+// dropPrivileges is privilege.Drop behind the circumstances interface.
+func dropPrivileges() (circumstances, error) { return privilege.Drop() }
+
+// openTracer is bpf.Open behind the tracer interface. A nil *bpf.Tracer must
+// not become a tracer that is not nil.
+func openTracer(options bpf.Options) (tracer, error) {
+	t, err := bpf.Open(options)
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
 }

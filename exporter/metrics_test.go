@@ -14,6 +14,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
+	"capability_exporter/exporter/internal/exportertest"
 )
 
 var update = flag.Bool("update", false, "write what the tests get to their golden files")
@@ -55,8 +56,8 @@ func withoutVolatile(page string) string {
 }
 
 func TestMetricsGolden(t *testing.T) {
-	fake := &fakeTracer{snapshot: goldenSnapshot(), info: bpf.Info{Source: bpf.SourceFexit, Audit: "opts", Cgroups: "v2",
-		Refused: []bpf.Refusal{{Source: bpf.SourceTracepoint, Reason: "absent"}}}}
+	fake := exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit, Audit: "opts", Cgroups: "v2",
+		Refused: []bpf.Refusal{{Source: bpf.SourceTracepoint, Reason: "absent"}}}, goldenSnapshot())
 	const openMetrics = "application/openmetrics-text; version=1.0.0"
 	for _, test := range []struct {
 		golden, accept string

@@ -16,6 +16,14 @@ type tracer interface {
 	Close() error
 }
 
+// circumstances are how the process was started, before it gave up privileges.
+type circumstances interface {
+	// Check says what is missing, why, and how to give it.
+	Check() error
+	// ExplainRefusal puts before an error of opening the tracer who refused.
+	ExplainRefusal(err error) error
+}
+
 // env is all that run takes from the world around it, so that a test can run
 // the whole program inside its own process.
 type env struct {
@@ -43,7 +51,7 @@ func run(ctx context.Context, e env) error {
 	if err != nil {
 		return err
 	}
-	if err := found.check(); err != nil {
+	if err := found.Check(); err != nil {
 		return err
 	}
 	return serve(ctx, e, cfg, found)

@@ -14,6 +14,8 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/announce"
+	"capability_exporter/exporter/internal/web"
 )
 
 // serve is the command of the same name: it opens the port, attaches, and
@@ -28,47 +30,47 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	if err != nil {
 		return err
 	}
-	state := &state{}
-	handler, err := newHandler(cfg, registry, state, logger)
+	state := &web.State{}
+	handler, err := web.NewHandler(web.Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, registry, state, logger)
 	if err != nil {
 		return err
 	}
-	server, err := startWeb(handler, cfg.web, logger)
+	server, err := web.Start(handler, cfg.web, logger)
 	if err != nil {
 		return err
 	}
 	// Requests may read the tracer, so they end before it does.
-	stopServer := sync.OnceFunc(server.stop)
+	stopServer := sync.OnceFunc(server.Stop)
 	defer stopServer()
 
-	announcer := newAnnouncer(logger)
-	defer announcer.stop()
+	log := announce.NewLog(logger)
+	defer log.Stop()
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit: cfg.seriesLimit,
 		Logger:      logger, // it says which source is in use, and why others are not
-		Announce:    announcer.announce,
+		Announce:    log.Announce,
 	})
 	if err != nil {
-		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.explainRefusal(err))
+		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
 	}
 	defer func() { err = errors.Join(err, tracer.Close()) }()
 	if err := registry.Register(collectors.New(tracer)); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := &recent{source: tracer}
+	history := web.NewRecent(tracer)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
-	running.Go(func() { history.run(historyCtx) })
-	state.attached.Store(&attachment{info: tracer.Info(), recent: history})
+	running.Go(func() { history.Run(historyCtx) })
+	state.Attach(tracer.Info(), history)
 
 	select {
 	case <-ctx.Done():
 		logger.Info("Stopping")
-	case err = <-server.failed:
+	case err = <-server.Failed():
 		err = fmt.Errorf("serving stopped: %w", err)
 	}
-	state.attached.Store(nil)
+	state.Detach()
 	stopHistory()
 	stopServer()
 	running.Wait()

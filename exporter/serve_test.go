@@ -18,7 +18,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +28,8 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
+	"capability_exporter/exporter/internal/exportertest"
+	"capability_exporter/exporter/internal/web"
 )
 
 // instance is the program, run inside the test's own process.
@@ -74,6 +78,12 @@ func (l *logReader) waitFor(t *testing.T, pattern string) string {
 
 const listening = `msg="Listening on" address=(\S+)`
 
+// started are circumstances in which something may be missing.
+type started struct{ missing error }
+
+func (s started) Check() error                   { return s.missing }
+func (s started) ExplainRefusal(err error) error { return fmt.Errorf("are held: %w", err) }
+
 // fakeEnv starts with both capabilities and nothing else.
 func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...string) env {
 	return env{
@@ -81,7 +91,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 		stdout: io.Discard,
 		stderr: stderr,
 		dropPrivileges: func() (circumstances, error) {
-			return circumstances{procStatus: procStatus{permitted: bothMask}, userNamespace: initialUserNamespace}, nil
+			return started{}, nil
 		},
 		openTracer: open,
 		held:       func() ([]cap.Value, error) { return bpf.RequiredCapabilities(), nil },
@@ -121,7 +131,7 @@ func (i *instance) stop() error {
 // waitReady returns once the program says it is ready.
 func (i *instance) waitReady(t *testing.T) {
 	t.Helper()
-	for i.get(t, readyPath).StatusCode != http.StatusOK {
+	for i.get(t, web.ReadyPath).StatusCode != http.StatusOK {
 		time.Sleep(time.Millisecond)
 	}
 }
@@ -154,12 +164,12 @@ func (i *instance) do(t *testing.T, method, path string, header http.Header) ans
 	return answer{response, string(body)}
 }
 
-func opens(fake *fakeTracer) func(bpf.Options) (tracer, error) {
+func opens(fake tracer) func(bpf.Options) (tracer, error) {
 	return func(bpf.Options) (tracer, error) { return fake, nil }
 }
 
 func TestNotReadyBeforeAttached(t *testing.T) {
-	fake, attach := &fakeTracer{}, make(chan struct{})
+	fake, attach := &exportertest.Tracer{}, make(chan struct{})
 	i := start(t, func(o bpf.Options) (tracer, error) {
 		if o.SeriesLimit != 100 || o.Announce == nil || o.Logger == nil {
 			t.Errorf("opened with %+v", o)
@@ -168,7 +178,7 @@ func TestNotReadyBeforeAttached(t *testing.T) {
 		return fake, nil
 	}, "--series.limit=100")
 
-	for path, want := range map[string]int{readyPath: 503, "/metrics": 503, healthyPath: 200, "/": 200} {
+	for path, want := range map[string]int{web.ReadyPath: 503, "/metrics": 503, web.HealthyPath: 200, "/": 200} {
 		if got := i.get(t, path).StatusCode; got != want {
 			t.Errorf("%s before attach: %d, want %d", path, got, want)
 		}
@@ -184,38 +194,36 @@ func TestNotReadyBeforeAttached(t *testing.T) {
 	if err := i.stop(); err != nil {
 		t.Errorf("stopped with %v", err)
 	}
-	if fake.closed != 1 {
-		t.Errorf("the tracer was closed %d times", fake.closed)
+	if fake.Closed() != 1 {
+		t.Errorf("the tracer was closed %d times", fake.Closed())
 	}
 }
 
-func TestMethodsAndHeaders(t *testing.T) {
-	i := start(t, opens(&fakeTracer{}), "--web.telemetry-path=/m")
+// The page is that of the tracer that counts, and links to where the metrics are.
+func TestPageShowsWhoAsked(t *testing.T) {
+	i := start(t, opens(exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit}, goldenSnapshot())), "--web.telemetry-path=/m")
 	i.waitReady(t)
-	for _, path := range []string{"/", "/m", healthyPath, readyPath} {
-		for method, want := range map[string]int{"GET": 200, "HEAD": 200, "POST": 405, "PUT": 405, "DELETE": 405, "OPTIONS": 405} {
-			got := i.do(t, method, path, nil)
-			if got.StatusCode != want {
-				t.Errorf("%s %s: %d, want %d", method, path, got.StatusCode, want)
-			}
-			if got.Header.Get("X-Content-Type-Options") != "nosniff" {
-				t.Errorf("%s %s: no nosniff", method, path)
-			}
+	var page string
+	for !strings.Contains(page, "system.slice/nginx.service") {
+		page = i.get(t, "/").body
+	}
+	for _, want := range []string{"fexit", "3 of 4096", `href="/m"`} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not say %q:\n%s", want, page)
 		}
 	}
-	if got := i.get(t, "/metrics").StatusCode; got != http.StatusNotFound {
-		t.Errorf("/metrics, which is at another path: %d", got)
-	}
-	if got := i.get(t, "/debug/pprof/").StatusCode; got != http.StatusNotFound {
-		t.Errorf("pprof: %d", got)
+	for path, want := range map[string]int{"/m": 200, "/metrics": 404} {
+		if got := i.get(t, path).StatusCode; got != want {
+			t.Errorf("%s: %d, want %d", path, got, want)
+		}
 	}
 }
 
 func TestSnapshotFailureFailsTheScrape(t *testing.T) {
-	fake := &fakeTracer{}
+	fake := &exportertest.Tracer{}
 	i := start(t, opens(fake))
 	i.waitReady(t)
-	fake.set(errors.New("map is gone"))
+	fake.Set(errors.New("map is gone"))
 	got := i.get(t, "/metrics")
 	if got.StatusCode != http.StatusInternalServerError || !strings.Contains(got.body, "map is gone") {
 		t.Errorf("answered %d %s", got.StatusCode, got.body)
@@ -226,13 +234,13 @@ func TestSnapshotFailureFailsTheScrape(t *testing.T) {
 func TestAnnouncementsAreLogged(t *testing.T) {
 	i := start(t, func(o bpf.Options) (tracer, error) {
 		o.Announce(bpf.Announcement{New: true, Check: bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, Process: bpf.Process{Name: "mount"}})
-		return &fakeTracer{}, nil
+		return &exportertest.Tracer{}, nil
 	})
 	i.log.waitFor(t, `level=WARN .* process=(mount)`)
 }
 
 func TestStopsWithRequestsRunning(t *testing.T) {
-	i := start(t, opens(&fakeTracer{}))
+	i := start(t, opens(&exportertest.Tracer{}))
 	i.waitReady(t)
 	// A request that never ends: its header is not complete.
 	conn, err := net.Dial("tcp", i.address)
@@ -255,7 +263,7 @@ func TestFailuresAreOneLine(t *testing.T) {
 	}
 	defer taken.Close()
 	attached := false
-	open := func(bpf.Options) (tracer, error) { attached = true; return &fakeTracer{}, nil }
+	open := func(bpf.Options) (tracer, error) { attached = true; return &exportertest.Tracer{}, nil }
 	for _, test := range []struct{ arg, want string }{
 		{"--web.listen-address=" + taken.Addr().String(), "address already in use"},
 		{"--web.listen-address=nonsense", "missing port in address"},
@@ -275,26 +283,154 @@ func TestFailuresAreOneLine(t *testing.T) {
 func TestOpenFailure(t *testing.T) {
 	refused := func(bpf.Options) (tracer, error) { return nil, fmt.Errorf("loading: %w", unix.EPERM) }
 	err := run(t.Context(), fakeEnv(refused, io.Discard))
-	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "are held") {
+	if !errors.Is(err, unix.EPERM) || err.Error() != "cannot attach to the kernel's capability checks: are held: loading: operation not permitted" {
 		t.Errorf("run = %v, want the refusal explained", err)
 	}
 }
 
+// opensNothing fails a program that goes on where it should have ended.
+func opensNothing(t *testing.T) func(bpf.Options) (tracer, error) {
+	return func(bpf.Options) (tracer, error) { t.Error("opened"); return nil, errors.New("opened") }
+}
+
 func TestMissingPrivilegesOpenNothing(t *testing.T) {
-	e := fakeEnv(func(bpf.Options) (tracer, error) { t.Error("opened"); return &fakeTracer{}, nil }, t.Output())
-	e.dropPrivileges = func() (circumstances, error) { return circumstances{}, nil }
-	if err := run(t.Context(), e); err == nil || !strings.Contains(err.Error(), "missing CAP") {
+	e := fakeEnv(opensNothing(t), t.Output())
+	e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
+	if err := run(t.Context(), e); err == nil || err.Error() != "missing CAP_BPF" {
 		t.Errorf("run = %v", err)
 	}
-	e.dropPrivileges = func() (circumstances, error) { return circumstances{}, errors.New("thread 5") }
-	if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" {
-		t.Errorf("run = %v, want what dropping failed with", err)
+}
+
+// The arguments are input: nothing of them may be read as long as there is more
+// to be had by it than the two.
+func TestPrivilegesGoFirst(t *testing.T) {
+	var stdout strings.Builder
+	for _, arg := range []string{"--help", "--version", "--no-such-flag", "@/does/not/exist", "--log.level=debug"} {
+		e := fakeEnv(opensNothing(t), t.Output())
+		e.args, e.stdout = []string{arg}, &stdout
+		e.dropPrivileges = func() (circumstances, error) { return nil, errors.New("thread 5") }
+		if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" || stdout.Len() != 0 {
+			t.Errorf("%s: %v, %q, want what dropping failed with and nothing else", arg, err, &stdout)
+		}
 	}
+}
+
+// To be told how to start it right, it need not be started right.
+func TestHelpNeedsNoPrivileges(t *testing.T) {
+	for arg, want := range map[string]string{"--help": "--series.limit", "--version": "version"} {
+		var stdout strings.Builder
+		e := fakeEnv(opensNothing(t), t.Output())
+		e.args, e.stdout = []string{arg}, &stdout
+		e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
+		if err := run(t.Context(), e); err != nil || !strings.Contains(stdout.String(), want) {
+			t.Errorf("%s: %v\n%s", arg, err, &stdout)
+		}
+	}
+}
+
+// unclosable fails to detach.
+type unclosable struct{ *exportertest.Tracer }
+
+func (u unclosable) Close() error {
+	return errors.Join(u.Tracer.Close(), errors.New("it stays attached"))
+}
+
+func TestFailureToDetachIsTold(t *testing.T) {
+	i := start(t, opens(unclosable{&exportertest.Tracer{}}))
+	i.waitReady(t)
+	if err := i.stop(); err == nil || !strings.Contains(err.Error(), "it stays attached") {
+		t.Errorf("stopped with %v", err)
+	}
+	i.log.waitFor(t, `level=INFO .*msg=(Stopping)`)
+}
+
+// slow takes its time for a snapshot, and must not be closed meanwhile.
+type slow struct {
+	exportertest.Tracer
+	t                *testing.T
+	entered, release chan struct{}
+	reading          atomic.Bool
+}
+
+func (s *slow) Snapshot() (*bpf.Snapshot, error) {
+	s.reading.Store(true)
+	defer s.reading.Store(false)
+	s.entered <- struct{}{}
+	<-s.release
+	return s.Tracer.Snapshot()
+}
+
+func (s *slow) Close() error {
+	if s.reading.Load() {
+		s.t.Error("closed while a snapshot was being taken")
+	}
+	return s.Tracer.Close()
+}
+
+func TestTheTracerEndsAfterItsReaders(t *testing.T) {
+	tracer := &slow{t: t, entered: make(chan struct{}, 100), release: make(chan struct{})}
+	i := start(t, opens(tracer))
+	<-tracer.entered // for the page's history
+	i.cancel()
+	i.log.waitFor(t, `msg=(Stopping)`)
+	time.AfterFunc(50*time.Millisecond, func() { close(tracer.release) })
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+	if tracer.Closed() != 1 {
+		t.Errorf("the tracer was closed %d times", tracer.Closed())
+	}
+}
+
+// A listener that fails for good must not leave a program that counts and
+// cannot be asked.
+func TestFailureOfServingEndsTheProgram(t *testing.T) {
+	fake := &exportertest.Tracer{}
+	i := start(t, opens(fake))
+	i.waitReady(t)
+	breakListener(t, i.address)
+	i.client.CloseIdleConnections()
+	if err := <-i.ended; err == nil || !strings.HasPrefix(err.Error(), "serving stopped: ") || !errors.Is(err, unix.EINVAL) {
+		t.Errorf("ended with %v", err)
+	}
+	i.ended <- nil
+	if fake.Closed() != 1 {
+		t.Errorf("the tracer was closed %d times", fake.Closed())
+	}
+}
+
+// breakListener shuts down this process' socket that listens on an address.
+func breakListener(t *testing.T, address string) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		fd, err := strconv.Atoi(filepath.Base(link))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listens, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
+			continue
+		}
+		name, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if in4, ok := name.(*unix.SockaddrInet4); ok && fmt.Sprint(net.IP(in4.Addr[:]), ":", in4.Port) == address {
+			if err := unix.Shutdown(fd, unix.SHUT_RDWR); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+	}
+	t.Fatalf("nothing listens on %s", address)
 }
 
 func TestNothingIsLeftOpen(t *testing.T) {
 	cycle := func() {
-		i := start(t, opens(&fakeTracer{}), "--web.listen-address=127.0.0.1:0") // two addresses
+		i := start(t, opens(&exportertest.Tracer{}), "--web.listen-address=127.0.0.1:0") // two addresses
 		i.waitReady(t)
 		i.get(t, "/metrics")
 		i.get(t, "/")
@@ -328,12 +464,12 @@ func TestTLSAndBasicAuth(t *testing.T) {
 		"basic_auth_users: {alice: '"+bcryptSecret(t)+"'}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i := start(t, opens(&fakeTracer{}), "--web.config.file="+config)
+	i := start(t, opens(&exportertest.Tracer{}), "--web.config.file="+config)
 	// Certificates are read by now, and TLS is on.
 	i.log.waitFor(t, `msg="(TLS is enabled.)"`)
 	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
 	for password, want := range map[string]int{"": 401, "wrong": 401, "secret": 200} {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+healthyPath, nil)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+web.HealthyPath, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,11 +1,10 @@
-package main
+package web
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,50 +12,8 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
+	"capability_exporter/exporter/internal/exportertest"
 )
-
-// fakeTracer serves whatever a test sets. It is safe for concurrent use.
-type fakeTracer struct {
-	mu       sync.Mutex
-	snapshot bpf.Snapshot
-	err      error
-	taken    int
-	closed   int
-	info     bpf.Info
-}
-
-func (f *fakeTracer) Info() bpf.Info { return f.info }
-
-func (f *fakeTracer) Snapshot() (*bpf.Snapshot, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.taken++
-	if f.err != nil {
-		return nil, f.err
-	}
-	s := f.snapshot
-	return &s, nil
-}
-
-func (f *fakeTracer) Close() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.closed++
-	return nil
-}
-
-func (f *fakeTracer) set(err error, workloads ...bpf.WorkloadCount) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.snapshot.Workloads, f.err = workloads, err
-}
-
-// count is how many snapshots were taken.
-func (f *fakeTracer) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.taken
-}
 
 // used is a granted use of a capability by a process of that name.
 func used(capability cap.Value, process string, count uint64) bpf.WorkloadCount {
@@ -78,7 +35,7 @@ func counted(v recentView) []string {
 	return all
 }
 
-func wantCounted(t *testing.T, r *recent, want ...string) {
+func wantCounted(t *testing.T, r *Recent, want ...string) {
 	t.Helper()
 	if got := counted(r.view(time.Now())); !slices.Equal(got, want) {
 		t.Errorf("rows %q, want %q", got, want)
@@ -87,20 +44,20 @@ func wantCounted(t *testing.T, r *recent, want ...string) {
 
 func TestRecentWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		source := &fakeTracer{}
-		r := &recent{source: source}
+		source := &exportertest.Tracer{}
+		r := NewRecent(source)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
-		go func() { r.run(ctx); close(done) }()
+		go func() { r.Run(ctx); close(done) }()
 
-		source.set(nil, used(cap.CHOWN, "a", 5))
+		source.Set(nil, used(cap.CHOWN, "a", 5))
 		synctest.Wait() // the first snapshot may have been before that
 		time.Sleep(recentInterval)
 		synctest.Wait()
 		wantCounted(t, r, "a 5/0")
 
 		// Only what is new is added, and what has not changed stays.
-		source.set(nil, used(cap.CHOWN, "a", 8), used(cap.CHOWN, "b", 1))
+		source.Set(nil, used(cap.CHOWN, "a", 8), used(cap.CHOWN, "b", 1))
 		time.Sleep(recentInterval)
 		synctest.Wait()
 		wantCounted(t, r, "a 8/0", "b 1/0")
@@ -110,15 +67,15 @@ func TestRecentWindow(t *testing.T) {
 		time.Sleep(recentWindow)
 		synctest.Wait()
 		wantCounted(t, r)
-		source.set(nil, used(cap.CHOWN, "a", 9), used(cap.CHOWN, "b", 1))
+		source.Set(nil, used(cap.CHOWN, "a", 9), used(cap.CHOWN, "b", 1))
 		time.Sleep(recentInterval)
 		synctest.Wait()
 		wantCounted(t, r, "a 1/0")
 
-		taken := source.count()
+		taken := source.Taken()
 		time.Sleep(recentWindow)
 		synctest.Wait()
-		if got, want := source.count()-taken, int(recentWindow/recentInterval); got != want {
+		if got, want := source.Taken()-taken, int(recentWindow/recentInterval); got != want {
 			t.Errorf("%d snapshots in %v, want %d", got, recentWindow, want)
 		}
 		if len(r.steps) != 0 {
@@ -131,7 +88,7 @@ func TestRecentWindow(t *testing.T) {
 
 func TestRecentSeriesStartsAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recent{}
+		r := &Recent{}
 		add := func(w ...bpf.WorkloadCount) {
 			time.Sleep(recentInterval)
 			r.add(time.Now(), &bpf.Snapshot{Workloads: w}, nil)
@@ -157,7 +114,7 @@ func TestRecentSeriesStartsAgain(t *testing.T) {
 // A service that is restarted has a new cgroup of the same path: what the old
 // one's slot had counted goes on under the same name.
 func TestRecentServiceRestarts(t *testing.T) {
-	r := &recent{}
+	r := &Recent{}
 	now := time.Now()
 	add := func(w ...bpf.WorkloadCount) {
 		now = now.Add(recentInterval)
@@ -177,7 +134,7 @@ func TestRecentServiceRestarts(t *testing.T) {
 }
 
 func TestRecentSumsEqualNames(t *testing.T) {
-	r := &recent{}
+	r := &Recent{}
 	denied := used(cap.CHOWN, "a", 3)
 	denied.Denied = true
 	denied.CallSites = []string{"chown_common", "__x64_sys_chown"}
@@ -196,7 +153,7 @@ func TestRecentSumsEqualNames(t *testing.T) {
 }
 
 func TestRecentOrder(t *testing.T) {
-	r := &recent{}
+	r := &Recent{}
 	denied := used(cap.CHOWN, "denied", 1)
 	denied.Denied = true
 	deniedAdmin := used(cap.SYS_ADMIN, "denied admin", 1)
@@ -209,9 +166,69 @@ func TestRecentOrder(t *testing.T) {
 	wantCounted(t, r, "denied admin 0/1", "denied 0/1", "admin 1/0", "often 1000/0", "_other 2/0")
 }
 
+// Rows that are equal otherwise have an order, too: a page that reloads must
+// not shuffle them.
+func TestRecentOrderAmongEquals(t *testing.T) {
+	in := func(capability cap.Value, cgroup, process string, userNS bool) bpf.WorkloadCount {
+		w := used(capability, process, 1)
+		w.Cgroup.Path, w.UserNS = cgroup, userNS
+		return w
+	}
+	often := used(cap.KILL, "denied often", 2)
+	often.Denied = true
+	seldom := used(cap.CHOWN, "denied seldom", 1)
+	seldom.Denied = true
+	workloads := []bpf.WorkloadCount{
+		often, seldom,
+		in(cap.CHOWN, "/a", "p", false), in(cap.CHOWN, "/a", "p", true), in(cap.CHOWN, "/a", "q", false), in(cap.CHOWN, "/b", "a", false), in(cap.KILL, "/0", "0", false),
+	}
+	want := []string{"denied often /a false", "denied seldom /a false", "p /a false", "p /a true", "q /a false", "a /b false", "0 /0 false"}
+	for range 20 { // a map's order is another each time
+		r := &Recent{}
+		r.add(time.Now(), &bpf.Snapshot{Workloads: workloads}, nil)
+		var got []string
+		for _, row := range r.view(time.Now()).Rows {
+			got = append(got, fmt.Sprint(row.Process, " ", row.Workload, " ", row.UserNS))
+		}
+		if !slices.Equal(got, want) {
+			t.Fatalf("rows %q, want %q", got, want)
+		}
+	}
+}
+
+// The window ends with the page, not with the last snapshot.
+func TestRecentWindowMovesOn(t *testing.T) {
+	r, now := &Recent{}, time.Now()
+	r.add(now, &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", 1)}}, nil)
+	for after, want := range map[time.Duration]int{5*time.Minute - 1: 1, 5 * time.Minute: 0} {
+		if got := len(r.view(now.Add(after)).Rows); got != want {
+			t.Errorf("%d rows after %v, want %d", got, after, want)
+		}
+	}
+}
+
+// Nothing but the history itself is kept: a snapshot has thousands of series.
+func TestRecentKeepsNoSeries(t *testing.T) {
+	r := &Recent{}
+	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", 1)}, Sites: make([]bpf.SiteCount, 1), Series: 1}, nil)
+	if s := r.view(time.Now()).Snapshot; s.Workloads != nil || s.Sites != nil || s.Series != 1 {
+		t.Errorf("kept %+v", s)
+	}
+}
+
+func TestRecentCallSites(t *testing.T) {
+	w := used(cap.CHOWN, "a", 1)
+	w.CallSites = []string{"z\u202e", "chown_common.isra.0", "chown_common", "__x64_sys_chown"}
+	r := &Recent{}
+	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
+	if got, want := r.view(time.Now()).Rows[0].CallSites, []string{"chown_common", "sys_chown", `z\u202e`}; !slices.Equal(got, want) {
+		t.Errorf("call sites %q, want %q", got, want)
+	}
+}
+
 func TestRecentAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := &recent{}
+		r := &Recent{}
 		r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", 1)}}, nil)
 		time.Sleep(recentInterval)
 		failure := errors.New("broken")

@@ -1,4 +1,8 @@
-package main
+// Package privilege leaves the process with the capabilities that it requires
+// and nothing else, and says in plain words which of them are missing, why, and
+// who refused what they are for. It knows capabilities, /proc and who can stand
+// in the way of bpf(2); it does not know what the program does with them.
+package privilege
 
 import (
 	"errors"
@@ -12,13 +16,12 @@ import (
 	"capability_exporter/bpf"
 )
 
-// dropPrivileges leaves the process with those of bpf.RequiredCapabilities
-// that it holds, effective and permitted, and with no way to get another:
-// inheritable and ambient set empty, no_new_privs set, bounding set empty
-// where CAP_SETPCAP allows. It does so on all threads, then reads from /proc
-// what each was left with, and fails if that is anything else. A uid of 0
-// stays 0: with an empty bounding set, and with no_new_privs, execve(2) gives
-// it nothing.
+// Drop leaves the process with those of bpf.RequiredCapabilities that it holds,
+// effective and permitted, and with no way to get another: inheritable and
+// ambient set empty, no_new_privs set, bounding set empty where CAP_SETPCAP
+// allows. It does so on all threads, then reads from /proc what each was left
+// with, and fails if that is anything else. A uid of 0 stays 0: with an empty
+// bounding set, and with no_new_privs, execve(2) gives it nothing.
 //
 // The kernel is asked for nothing that it would deny: PR_CAPBSET_DROP is
 // tried only with CAP_SETPCAP. capset(2) itself makes one check for
@@ -26,36 +29,36 @@ import (
 // called once, not at all if there is nothing to change, and twice only where
 // CAP_SETPCAP is permitted but has to be made effective first.
 //
-// It returns how the process stood before, for circumstances.check to judge:
+// It returns how the process stood before, for Circumstances.Check to judge:
 // holding less than is required is no error here.
-func dropPrivileges() (circumstances, error) {
-	found, err := observeCircumstances()
+func Drop() (Circumstances, error) {
+	found, err := observe()
 	if err != nil {
-		return circumstances{}, err
+		return Circumstances{}, err
 	}
 	if err := restoreDumpable(); err != nil {
-		return circumstances{}, err
+		return Circumstances{}, err
 	}
 
 	// Prctlw, not Prctl: the latter reaches one thread only.
 	if _, err := cap.Prctlw(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return circumstances{}, fmt.Errorf("setting no_new_privs: %w", err)
+		return Circumstances{}, fmt.Errorf("setting no_new_privs: %w", err)
 	}
 	emptied, err := emptyBoundingSet()
 	if err != nil {
-		return circumstances{}, fmt.Errorf("emptying the bounding set: %w", err)
+		return Circumstances{}, fmt.Errorf("emptying the bounding set: %w", err)
 	}
 	kept, err := keepRequired()
 	if err != nil {
-		return circumstances{}, fmt.Errorf("giving up capabilities: %w", err)
+		return Circumstances{}, fmt.Errorf("giving up capabilities: %w", err)
 	}
 
-	want := procStatus{permitted: kept, effective: kept, noNewPrivs: true}
+	want := Status{Permitted: kept, Effective: kept, NoNewPrivs: true}
 	if !emptied {
-		want.bounding = found.bounding
+		want.Bounding = found.Bounding
 	}
-	if err := checkThreads(want); err != nil {
-		return circumstances{}, fmt.Errorf("refusing to run with other privileges than intended: %w", err)
+	if err := checkThreads("/proc/self/task", want); err != nil {
+		return Circumstances{}, fmt.Errorf("refusing to run with other privileges than intended: %w", err)
 	}
 	return found, nil
 }
@@ -137,22 +140,22 @@ func keepRequired() (uint64, error) {
 	return mask, wanted.SetProc()
 }
 
-// checkThreads compares the privileges of each thread of this process with
-// what they should be; the seccomp mode may be any.
-func checkThreads(want procStatus) error {
-	tasks, err := os.ReadDir("/proc/self/task")
+// checkThreads compares the privileges of each thread of a process, given its
+// folder of threads, with what they should be; the seccomp mode may be any.
+func checkThreads(folder string, want Status) error {
+	tasks, err := os.ReadDir(folder)
 	if err != nil {
 		return fmt.Errorf("cannot see what the threads are left with, is /proc mounted? %w", err)
 	}
 	for _, task := range tasks {
-		got, err := readProcStatus(filepath.Join("/proc/self/task", task.Name(), "status"))
+		got, err := ReadStatus(filepath.Join(folder, task.Name(), "status"))
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue // the thread has ended since
 		}
 		if err != nil {
 			return err
 		}
-		got.seccomp = want.seccomp
+		got.Seccomp = want.Seccomp
 		if got != want {
 			return fmt.Errorf("thread %s has %v, want %v", task.Name(), got, want)
 		}
@@ -161,8 +164,8 @@ func checkThreads(want procStatus) error {
 }
 
 // String shows the sets by name, in libcap's notation for them.
-func (s procStatus) String() string {
+func (s Status) String() string {
 	return fmt.Sprintf("permitted %s, effective %s, inheritable %s, ambient %s, bounding %#x, no_new_privs %t",
-		capabilityNames(s.permitted), capabilityNames(s.effective), capabilityNames(s.inheritable),
-		capabilityNames(s.ambient), s.bounding, s.noNewPrivs)
+		capabilityNames(s.Permitted), capabilityNames(s.Effective), capabilityNames(s.Inheritable),
+		capabilityNames(s.Ambient), s.Bounding, s.NoNewPrivs)
 }

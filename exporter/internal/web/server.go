@@ -1,4 +1,7 @@
-package main
+// Package web serves the metrics, health, readiness and the page at /, which is
+// made of a history of its own. It knows HTTP and what to show of a snapshot; it
+// does not know where snapshots come from, nor how the process was started.
+package web
 
 import (
 	"context"
@@ -13,39 +16,57 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/prometheus/exporter-toolkit/web"
+	toolkit "github.com/prometheus/exporter-toolkit/web"
 
 	"capability_exporter/bpf"
 )
 
+// Paths that are always the same.
 const (
-	healthyPath = "/-/healthy"
-	readyPath   = "/-/ready"
+	HealthyPath = "/-/healthy"
+	ReadyPath   = "/-/ready"
+)
 
+const (
 	// stopTimeout is how long requests may take to end after a signal.
 	stopTimeout = 700 * time.Millisecond
 	// maxScrapes at one time: each reads all counters of the kernel side.
 	maxScrapes = 8
 )
 
-// state is what the handlers know of the rest of the program.
-type state struct {
+// Config is what is served at which path.
+type Config struct {
+	TelemetryPath  string // none of the other paths
+	CreatedSamples bool   // as samples of OpenMetrics
+}
+
+// State is what the handlers know of the rest of the program.
+type State struct {
 	attached atomic.Pointer[attachment] // nil until the checks are counted, and again once the program stops
 }
 
 // attachment is a tracer that counts.
 type attachment struct {
 	info   bpf.Info
-	recent *recent
+	recent *Recent
 }
 
-// newHandler serves the exporter's paths, to GET and HEAD only.
+// Attach says that the checks are counted from now on, how, and who knows of
+// the latest.
+func (s *State) Attach(info bpf.Info, recent *Recent) {
+	s.attached.Store(&attachment{info: info, recent: recent})
+}
+
+// Detach says that they are not counted any more.
+func (s *State) Detach() { s.attached.Store(nil) }
+
+// NewHandler serves the exporter's paths, to GET and HEAD only.
 //
 // A scrape with an error in it fails as a whole: the node is down for
 // Prometheus then, and somebody is told. Serving what is left would be an
 // answer in which capabilities just are not asked for.
-func newHandler(cfg *config, registry *prometheus.Registry, s *state, logger *slog.Logger) (http.Handler, error) {
-	landing, err := newLanding(cfg.telemetryPath, s)
+func NewHandler(cfg Config, registry prometheus.Gatherer, s *State, logger *slog.Logger) (http.Handler, error) {
+	landing, err := newLanding(cfg.TelemetryPath, s)
 	if err != nil {
 		return nil, err
 	}
@@ -54,23 +75,23 @@ func newHandler(cfg *config, registry *prometheus.Registry, s *state, logger *sl
 		ErrorHandling:                       promhttp.HTTPErrorOnError,
 		MaxRequestsInFlight:                 maxScrapes,
 		EnableOpenMetrics:                   true,
-		EnableOpenMetricsTextCreatedSamples: cfg.createdSamples,
+		EnableOpenMetricsTextCreatedSamples: cfg.CreatedSamples,
 	})
 
 	mux := http.NewServeMux() // "GET" matches HEAD too
 	mux.Handle("GET /{$}", landing)
-	mux.Handle("GET "+cfg.telemetryPath, s.whenAttached(metrics))
-	mux.HandleFunc("GET "+healthyPath, func(w http.ResponseWriter, _ *http.Request) {
+	mux.Handle("GET "+cfg.TelemetryPath, s.whenAttached(metrics))
+	mux.HandleFunc("GET "+HealthyPath, func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "Healthy.")
 	})
-	mux.Handle("GET "+readyPath, s.whenAttached(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	mux.Handle("GET "+ReadyPath, s.whenAttached(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "Ready.")
 	})))
 	return withSecurityHeaders(mux), nil
 }
 
 // whenAttached answers 503 as long as nothing is counted.
-func (s *state) whenAttached(next http.Handler) http.Handler {
+func (s *State) whenAttached(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if s.attached.Load() == nil {
 			http.Error(w, "Not attached to the kernel's capability checks.", http.StatusServiceUnavailable)
@@ -97,19 +118,19 @@ func setUnlessSet(header http.Header, name, value string) {
 	}
 }
 
-// webServer serves one handler on all addresses of the command line.
-type webServer struct {
+// Server serves one handler on all addresses of the command line.
+type Server struct {
 	servers []*http.Server
 	running sync.WaitGroup
 	failed  chan error // the first failure of each server
 }
 
-// startWeb returns once all addresses are bound and served.
-func startWeb(handler http.Handler, flags *web.FlagConfig, logger *slog.Logger) (*webServer, error) {
+// Start returns once all addresses are bound and served.
+func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger) (*Server, error) {
 	// A server for each address: exporter-toolkit serves several with one, and
 	// then puts TLS and authentication around its handler from several
 	// goroutines at once.
-	configs := []*web.FlagConfig{flags}
+	configs := []*toolkit.FlagConfig{flags}
 	if !*flags.WebSystemdSocket {
 		configs = nil
 		for _, address := range *flags.WebListenAddresses {
@@ -119,27 +140,14 @@ func startWeb(handler http.Handler, flags *web.FlagConfig, logger *slog.Logger) 
 		}
 	}
 
-	w := &webServer{failed: make(chan error, len(configs))}
+	w := &Server{failed: make(chan error, len(configs))}
 	bound := make(chan struct{}, len(configs))
 	for _, config := range configs {
 		report := sync.OnceFunc(func() { bound <- struct{}{} })
-		server := &http.Server{
-			Handler:           handler,
-			ReadHeaderTimeout: 5 * time.Second,
-			ReadTimeout:       10 * time.Second,
-			WriteTimeout:      60 * time.Second, // longer than any scrape_timeout in use
-			IdleTimeout:       3 * time.Minute,  // longer than most scrape intervals
-			MaxHeaderBytes:    64 << 10,
-			ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
-			// Asked for once a listener is about to accept connections.
-			BaseContext: func(net.Listener) context.Context {
-				report()
-				return context.Background()
-			},
-		}
+		server := newServer(handler, logger, report)
 		w.servers = append(w.servers, server)
 		w.running.Go(func() {
-			if err := web.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
+			if err := toolkit.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
 				w.failed <- err
 			}
 		})
@@ -148,15 +156,36 @@ func startWeb(handler http.Handler, flags *web.FlagConfig, logger *slog.Logger) 
 		select {
 		case <-bound:
 		case err := <-w.failed:
-			w.stop()
+			w.Stop()
 			return nil, fmt.Errorf("cannot serve, see --web.listen-address: %w", err)
 		}
 	}
 	return w, nil
 }
 
-// stop lets running requests end, but not longer than stopTimeout.
-func (w *webServer) stop() {
+// newServer has a limit for each thing that a client can make it wait for, or
+// keep. It calls listening once it is about to accept connections.
+func newServer(handler http.Handler, logger *slog.Logger, listening func()) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      60 * time.Second, // longer than any scrape_timeout in use
+		IdleTimeout:       3 * time.Minute,  // longer than most scrape intervals
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		BaseContext: func(net.Listener) context.Context {
+			listening()
+			return context.Background()
+		},
+	}
+}
+
+// Failed tells the first failure of each server.
+func (w *Server) Failed() <-chan error { return w.failed }
+
+// Stop lets running requests end, but not longer than stopTimeout.
+func (w *Server) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
 	defer cancel()
 	var stopping sync.WaitGroup

@@ -1,4 +1,8 @@
-package main
+// Package announce writes what the kernel side announces to the log: a line for
+// each new user of a capability and each denial. It knows which of them people
+// want to be told, and how they are named there; it does not know where they
+// come from, nor what else is done with the checks.
+package announce
 
 import (
 	"context"
@@ -12,10 +16,10 @@ import (
 	"capability_exporter/collectors"
 )
 
-// announcementQueue is how many announcements may wait for a slow log.
-const announcementQueue = 1024
+// queueLength is how many announcements may wait for a slow log.
+const queueLength = 1024
 
-// announcer writes each bpf.Announcement as one line to the log:
+// Log writes each bpf.Announcement as one line to the log:
 //
 //   - warn: CAP_SYS_ADMIN over the host is asked for by an executable in a
 //     workload that was not seen asking for it before. This is what people want
@@ -29,46 +33,46 @@ const announcementQueue = 1024
 // The ring buffer's reader must not wait for a log that is not read, so the
 // lines are written by a goroutine of their own, and what does not fit in the
 // queue is dropped and its number logged.
-type announcer struct {
+type Log struct {
 	logger  *slog.Logger
 	queue   chan bpf.Announcement
 	dropped atomic.Uint64
 	written sync.WaitGroup
 }
 
-// newAnnouncer starts the goroutine; stop ends it.
-func newAnnouncer(logger *slog.Logger) *announcer {
-	a := &announcer{logger: logger, queue: make(chan bpf.Announcement, announcementQueue)}
-	a.written.Go(a.write)
-	return a
+// NewLog starts the goroutine; Stop ends it.
+func NewLog(logger *slog.Logger) *Log {
+	l := &Log{logger: logger, queue: make(chan bpf.Announcement, queueLength)}
+	l.written.Go(l.write)
+	return l
 }
 
-// announce takes one announcement. It never blocks, and must not be called
-// after stop.
-func (a *announcer) announce(announcement bpf.Announcement) {
+// Announce takes one announcement. It never blocks, and must not be called
+// after Stop.
+func (l *Log) Announce(announcement bpf.Announcement) {
 	select {
-	case a.queue <- announcement:
+	case l.queue <- announcement:
 	default:
-		a.dropped.Add(1)
+		l.dropped.Add(1)
 	}
 }
 
-// stop writes what is still in the queue and ends the goroutine.
-func (a *announcer) stop() {
-	close(a.queue)
-	a.written.Wait()
+// Stop writes what is still in the queue and ends the goroutine.
+func (l *Log) Stop() {
+	close(l.queue)
+	l.written.Wait()
 }
 
-func (a *announcer) write() {
-	for announcement := range a.queue {
-		a.log(announcement)
-		if dropped := a.dropped.Swap(0); dropped > 0 {
-			a.logger.Warn("Announcements were not logged, the log is too slow; the metrics have counted them", "count", dropped)
+func (l *Log) write() {
+	for announcement := range l.queue {
+		l.line(announcement)
+		if dropped := l.dropped.Swap(0); dropped > 0 {
+			l.logger.Warn("Announcements were not logged, the log is too slow; the metrics have counted them", "count", dropped)
 		}
 	}
 }
 
-func (a *announcer) log(n bpf.Announcement) {
+func (l *Log) line(n bpf.Announcement) {
 	level, message := slog.LevelDebug, "Capability asked for by a new process or workload"
 	switch {
 	case n.New && n.Capability == uint8(cap.SYS_ADMIN):
@@ -79,11 +83,11 @@ func (a *announcer) log(n bpf.Announcement) {
 	case n.Denied:
 		level, message = slog.LevelInfo, "Capability denied"
 	}
-	if !a.logger.Enabled(context.Background(), level) {
+	if !l.logger.Enabled(context.Background(), level) {
 		return
 	}
-	workload, process := who(n.Cgroup, n.Process, n.Overflow)
-	a.logger.LogAttrs(context.Background(), level, message,
+	workload, process := collectors.VisibleWho(n.Cgroup, n.Process, n.Overflow)
+	l.logger.LogAttrs(context.Background(), level, message,
 		slog.String("capability", collectors.Capability(n.Capability)),
 		slog.String("result", collectors.Result(n.Denied)),
 		slog.String("scope", collectors.Scope(n.UserNS)),
@@ -93,16 +97,7 @@ func (a *announcer) log(n bpf.Announcement) {
 		slog.Uint64("tid", uint64(n.TID)),
 		slog.Uint64("uid", uint64(n.UID)),
 		slog.Int64("syscall", n.Syscall),
-		slog.String("call_site", visible(collectors.CallSite(n.Symbol, false))),
+		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
 		slog.Bool("borrowed", n.Borrowed),
 	)
-}
-
-// who returns the workload and the process as the metrics name them, made
-// visible.
-func who(cgroup bpf.Cgroup, process bpf.Process, overflow bool) (string, string) {
-	if overflow {
-		return collectors.Other, collectors.Other
-	}
-	return visible(collectors.Workload(cgroup)), visible(collectors.Process(process))
 }

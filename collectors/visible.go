@@ -1,4 +1,4 @@
-package main
+package collectors
 
 import (
 	"fmt"
@@ -6,12 +6,12 @@ import (
 	"unicode"
 )
 
-// visible returns a label value of package collectors so that people see all
-// that is in it: what would show as nothing, break a line or turn the writing
-// direction is written \uNNNN (\UNNNNNNNN above U+FFFF). In a label value a
-// backslash always begins an escape, one of the name's own being doubled, so
-// no name can look like another that was escaped.
-func visible(label string) string {
+// Visible returns a label value of this package so that people see all that is
+// in it: what would show as nothing, break a line or turn the writing direction
+// is written \uNNNN (\UNNNNNNNN above U+FFFF). In a label value a backslash
+// always begins an escape, one of the name's own being doubled, so no name can
+// look like another that was escaped.
+func Visible(label string) string {
 	if strings.IndexFunc(label, unseen) < 0 {
 		return label
 	}

@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"bytes"
@@ -34,7 +34,7 @@ type landing struct {
 	page   *template.Template
 	policy string // the page's Content-Security-Policy
 	links  []landingLink
-	state  *state
+	state  *State
 }
 
 type landingLink struct{ Path, Text, Note string }
@@ -52,11 +52,11 @@ type landingData struct {
 	More int // rows that are not shown
 }
 
-func newLanding(telemetryPath string, s *state) (*landing, error) {
+func newLanding(telemetryPath string, s *State) (*landing, error) {
 	page, err := template.New("landing").Funcs(template.FuncMap{
 		"capability": collectors.Capability,
 		"clock":      func(t time.Time) string { return t.UTC().Format("15:04:05 UTC") },
-		"visible":    visible,
+		"visible":    collectors.Visible,
 	}).Parse(landingHTML)
 	if err != nil {
 		return nil, fmt.Errorf("landing page: %w", err)
@@ -69,8 +69,8 @@ func newLanding(telemetryPath string, s *state) (*landing, error) {
 			"'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 		links: []landingLink{
 			{telemetryPath, "Metrics", "for Prometheus"},
-			{healthyPath, "Health", "answers while the process serves"},
-			{readyPath, "Readiness", "answers once the checks are counted"},
+			{HealthyPath, "Health", "answers while the process serves"},
+			{ReadyPath, "Readiness", "answers once the checks are counted"},
 		},
 		state: s,
 	}, nil

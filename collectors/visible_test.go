@@ -1,10 +1,9 @@
-package main
+package collectors
 
 import (
 	"testing"
 
 	"capability_exporter/bpf"
-	"capability_exporter/collectors"
 )
 
 func TestVisible(t *testing.T) {
@@ -20,10 +19,11 @@ func TestVisible(t *testing.T) {
 		{"spaces that pass for one", "a\u00a0b\u3000", `a\u00a0b\u3000`},
 		{"fillers", "a\u3164b\u115f\ufe0f", `a\u3164b\u115f\ufe0f`},
 		{"unassigned and private", "\u0378\ue000", `\u0378\ue000`},
+		{"on both sides of four digits", "\uffff\U00010fff", `\uffff\U00010fff`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			if got := visible(test.label); got != test.want {
-				t.Errorf("visible(%q) = %q, want %q", test.label, got, test.want)
+			if got := Visible(test.label); got != test.want {
+				t.Errorf("Visible(%q) = %q, want %q", test.label, got, test.want)
 			}
 		})
 	}
@@ -31,9 +31,21 @@ func TestVisible(t *testing.T) {
 
 // An escape written out in a name must not look like one of ours.
 func TestVisibleIsUnambiguous(t *testing.T) {
-	real := visible(collectors.Process(bpf.Process{Name: "a\nb"}))
-	spelled := visible(collectors.Process(bpf.Process{Name: `a\u000ab`}))
+	real := Visible(Process(bpf.Process{Name: "a\nb"}))
+	spelled := Visible(Process(bpf.Process{Name: `a\u000ab`}))
 	if real == spelled {
 		t.Errorf("a line break and its escape both show as %q", real)
+	}
+}
+
+func TestVisibleWho(t *testing.T) {
+	for _, test := range []struct {
+		overflow          bool
+		workload, process string
+	}{{false, `/a\u202eb`, `c\u000ad`}, {true, "_other", "_other"}} {
+		workload, process := VisibleWho(bpf.Cgroup{Path: "/a\u202eb"}, bpf.Process{Name: "c\nd"}, test.overflow)
+		if workload != test.workload || process != test.process {
+			t.Errorf("%q and %q, want %q and %q", workload, process, test.workload, test.process)
+		}
 	}
 }

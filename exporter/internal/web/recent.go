@@ -1,4 +1,4 @@
-package main
+package web
 
 import (
 	"cmp"
@@ -18,13 +18,16 @@ const (
 	recentWindow   = 5 * time.Minute
 )
 
-// recent knows who asked for what in the last recentWindow: it takes a
+// Source is where the snapshots come from.
+type Source interface {
+	Snapshot() (*bpf.Snapshot, error)
+}
+
+// Recent knows who asked for what in the last recentWindow: it takes a
 // snapshot each recentInterval and keeps what each added to the one before.
 // The page is made of that, so that looking at it costs the kernel nothing.
-type recent struct {
-	source interface {
-		Snapshot() (*bpf.Snapshot, error)
-	}
+type Recent struct {
+	source Source
 
 	mu       sync.Mutex
 	totals   map[series]total // of the last snapshot
@@ -32,6 +35,9 @@ type recent struct {
 	snapshot *bpf.Snapshot    // the last one that could be taken; its series are not kept
 	err      error            // why the last one could not be
 }
+
+// NewRecent has the history of one source of snapshots, from when Run is called.
+func NewRecent(source Source) *Recent { return &Recent{source: source} }
 
 // series is what people tell a series by. The slots that count it come and go,
 // a service that is restarted has a new one: only their sum means something.
@@ -89,8 +95,8 @@ type recentView struct {
 	Err      error         // why the last snapshot failed; nil if it did not
 }
 
-// run takes snapshots until the context is done.
-func (r *recent) run(ctx context.Context) {
+// Run takes snapshots until the context is done.
+func (r *Recent) Run(ctx context.Context) {
 	tick := time.NewTicker(recentInterval)
 	defer tick.Stop()
 	for {
@@ -105,7 +111,7 @@ func (r *recent) run(ctx context.Context) {
 }
 
 // add takes in one snapshot, or the error in its place.
-func (r *recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
+func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 
@@ -141,7 +147,7 @@ func (r *recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 func sumUp(slots []bpf.WorkloadCount) map[series]total {
 	totals := make(map[series]total, len(slots))
 	for _, slot := range slots {
-		workload, process := who(slot.Cgroup, slot.Process, slot.Overflow)
+		workload, process := collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
 		key := series{asker{slot.Capability, slot.UserNS, workload, process}, slot.Denied}
 		sum, known := totals[key]
 		sum.count += slot.Count
@@ -150,7 +156,7 @@ func sumUp(slots []bpf.WorkloadCount) map[series]total {
 		}
 		sites := make([]string, 0, len(slot.CallSites))
 		for _, symbol := range slot.CallSites {
-			sites = append(sites, visible(collectors.CallSite(symbol, false)))
+			sites = append(sites, collectors.Visible(collectors.CallSite(symbol, false)))
 		}
 		slices.Sort(sites)
 		sum.sites = union(sum.sites, slices.Compact(sites))
@@ -174,7 +180,7 @@ func (a asked) plus(b asked) asked {
 }
 
 // view sums up the window that ends now.
-func (r *recent) view(now time.Time) recentView {
+func (r *Recent) view(now time.Time) recentView {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 

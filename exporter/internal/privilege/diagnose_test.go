@@ -1,4 +1,4 @@
-package main
+package privilege
 
 import (
 	"errors"
@@ -9,48 +9,53 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/bpf"
+	"capability_exporter/exporter/internal/exportertest"
 )
 
 const (
-	bothMask = 1<<unix.CAP_BPF | 1<<unix.CAP_PERFMON
+	bothMask = exportertest.BothMask
 	fullMask = 1<<(unix.CAP_LAST_CAP+1) - 1
 )
 
 func TestCheck(t *testing.T) {
 	const inner = "user:[4026532000]"
-	start := func(permitted, bounding uint64) circumstances {
-		return circumstances{procStatus: procStatus{permitted: permitted, bounding: bounding}, userNamespace: initialUserNamespace}
+	start := func(permitted, bounding uint64) Circumstances {
+		return Circumstances{Status: Status{Permitted: permitted, Bounding: bounding}, userNamespace: initialUserNamespace}
 	}
 	for _, test := range []struct {
 		name   string
-		given  circumstances
-		change func(*circumstances)
+		given  Circumstances
+		change func(*Circumstances)
 		want   []string // nil: no error
 		not    string
 	}{
 		{name: "both", given: start(bothMask, 0)},
 		{name: "root", given: start(fullMask, fullMask)},
-		{name: "no user namespaces", given: start(bothMask, 0), change: func(c *circumstances) { c.userNamespace = "" }},
+		{name: "no user namespaces", given: start(bothMask, 0), change: func(c *Circumstances) { c.userNamespace = "" }},
 		{name: "nothing", given: start(0, fullMask), want: []string{"missing CAP_PERFMON and CAP_BPF", "no capability at all"}, not: "bounding set lacks"},
 		{name: "one", given: start(1<<unix.CAP_BPF, fullMask), want: []string{"missing CAP_PERFMON\n", "started with CAP_BPF."}},
 		{name: "bounding set", given: start(0, 1<<unix.CAP_PERFMON), want: []string{"missing CAP_PERFMON and CAP_BPF", "bounding set lacks CAP_BPF,"}},
-		{name: "user namespace", given: start(fullMask, fullMask), change: func(c *circumstances) { c.userNamespace = inner },
+		{name: "user namespace", given: start(fullMask, fullMask), change: func(c *Circumstances) { c.userNamespace = inner },
 			want: []string{"missing CAP_PERFMON and CAP_BPF", "held only in a user namespace (" + inner + ")"}},
-		{name: "user namespace, nothing held", given: start(0, fullMask), change: func(c *circumstances) { c.userNamespace = inner },
+		{name: "user namespace, nothing held", given: start(0, fullMask), change: func(c *Circumstances) { c.userNamespace = inner },
 			want: []string{"in a user namespace (" + inner + ")"}, not: "held only"},
 		{name: "file capabilities and no_new_privs", given: start(0, fullMask),
-			change: func(c *circumstances) { c.fileCaps, c.noNewPrivs = bothMask, true }, want: []string{"no_new_privs cancels them"}, not: "nosuid"},
+			change: func(c *Circumstances) { c.fileCaps, c.NoNewPrivs = bothMask, true }, want: []string{"no_new_privs cancels them"}, not: "nosuid"},
 		{name: "file capabilities and nosuid", given: start(0, fullMask),
-			change: func(c *circumstances) { c.fileCaps, c.noSUID = bothMask, true }, want: []string{"mounted nosuid"}, not: "no_new_privs"},
+			change: func(c *Circumstances) { c.fileCaps, c.noSUID = bothMask, true }, want: []string{"mounted nosuid"}, not: "no_new_privs"},
+		{name: "one by file capabilities that no_new_privs cancels", given: start(1<<unix.CAP_BPF, fullMask),
+			change: func(c *Circumstances) { c.fileCaps, c.NoNewPrivs = bothMask, true }, want: []string{"missing CAP_PERFMON\n", "The executable has CAP_PERFMON as"}},
 		{name: "no_new_privs alone is not the reason", given: start(0, fullMask),
-			change: func(c *circumstances) { c.noNewPrivs, c.noSUID = true, true }, want: []string{"no capability at all"}, not: "cancel"},
+			change: func(c *Circumstances) { c.NoNewPrivs, c.noSUID = true, true }, want: []string{"no capability at all"}, not: "cancel"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			c := test.given
 			if test.change != nil {
 				test.change(&c)
 			}
-			err := c.check()
+			err := c.Check()
 			if test.want == nil {
 				if err != nil {
 					t.Fatalf("refused: %v", err)
@@ -91,16 +96,22 @@ func TestExplainRefusal(t *testing.T) {
 	}
 
 	other := errors.New("verifier says no")
-	if got := (circumstances{}).explainRefusal(other); !errors.Is(got, other) || got.Error() != other.Error() {
+	if got := (Circumstances{}).ExplainRefusal(other); !errors.Is(got, other) || got.Error() != other.Error() {
 		t.Errorf("an error that is no refusal became %v", got)
 	}
-	refusal := fmt.Errorf("loading: %w", unix.EPERM)
-	if got := (circumstances{}).explainRefusal(refusal); !errors.Is(got, refusal) || got.Error() == refusal.Error() {
-		t.Errorf("a refusal became %v", got)
+	memlock := fmt.Errorf("%w: %w", bpf.ErrMemlock, unix.EPERM) // tells it itself
+	if got := (Circumstances{}).ExplainRefusal(memlock); got.Error() != memlock.Error() {
+		t.Errorf("a limit became %v", got)
+	}
+	for _, errno := range []unix.Errno{unix.EPERM, unix.ENOSYS} {
+		refusal := fmt.Errorf("loading: %w", errno)
+		if got := (Circumstances{}).ExplainRefusal(refusal); !errors.Is(got, errno) || got.Error() == refusal.Error() || !strings.HasSuffix(got.Error(), "\n"+refusal.Error()) {
+			t.Errorf("a refusal became %v", got)
+		}
 	}
 }
 
-func TestReadProcStatus(t *testing.T) {
+func TestReadStatus(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "status")
 	write := func(content string) {
 		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
@@ -109,17 +120,20 @@ func TestReadProcStatus(t *testing.T) {
 	}
 	write("Name:\tx\nCapInh:\t0000000000000001\nCapPrm:\t0000000000000002\nCapEff:\t0000000000000003\n" +
 		"CapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000005\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n")
-	got, err := readProcStatus(path)
-	want := procStatus{inheritable: 1, permitted: 2, effective: 3, bounding: fullMask, ambient: 5, noNewPrivs: true, seccomp: 2}
+	got, err := ReadStatus(path)
+	want := Status{Inheritable: 1, Permitted: 2, Effective: 3, Bounding: fullMask, Ambient: 5, NoNewPrivs: true, Seccomp: 2}
 	if err != nil || got != want {
 		t.Errorf("read %+v, %v, want %+v", got, err, want)
 	}
 
 	write("CapPrm:\tnonsense\n")
-	if got, err := readProcStatus(path); err == nil {
+	if got, err := ReadStatus(path); err == nil {
 		t.Errorf("nonsense was read as %+v", got)
 	}
-	if _, err := readProcStatus(path + "x"); !errors.Is(err, os.ErrNotExist) {
+	if _, err := ReadStatus(path + "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a thread that has ended: %v", err)
+	}
+	if got, err := ReadStatus(t.TempDir()); err == nil {
+		t.Errorf("what cannot be read was read as %+v", got)
 	}
 }

@@ -1,10 +1,11 @@
-package main
+package privilege
 
 import (
 	"errors"
 	"fmt"
 	"math/bits"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,28 +26,28 @@ const howToGive = `Give it CAP_BPF and CAP_PERFMON, and nothing else:
                (another user than 0 gets none of the capabilities that are added)
   a file:      setcap cap_bpf,cap_perfmon=ep /path/to/capability_exporter`
 
-// circumstances is how the process was started, as far as it decides which
+// Circumstances is how the process was started, as far as it decides which
 // capabilities it has.
-type circumstances struct {
-	procStatus // before anything was given up
+type Circumstances struct {
+	Status // before anything was given up
 
 	userNamespace string // as /proc/self/ns/user reads; empty where the kernel has no user namespaces
 	fileCaps      uint64 // the permitted set of the executable's file capabilities
 	noSUID        bool   // the executable lies on a mount with the nosuid option
 }
 
-// observeCircumstances looks at the process itself and at its executable.
+// observe looks at the process itself and at its executable.
 // Nothing that it reads needs a capability.
-func observeCircumstances() (circumstances, error) {
-	status, err := readProcStatus("/proc/self/status")
+func observe() (Circumstances, error) {
+	status, err := ReadStatus("/proc/self/status")
 	if err != nil {
-		return circumstances{}, fmt.Errorf("cannot see the own privileges, is /proc mounted? %w", err)
+		return Circumstances{}, fmt.Errorf("cannot see the own privileges, is /proc mounted? %w", err)
 	}
-	c := circumstances{procStatus: status}
+	c := Circumstances{Status: status}
 
 	c.userNamespace, err = os.Readlink("/proc/self/ns/user")
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return circumstances{}, fmt.Errorf("cannot see the own user namespace: %w", err)
+		return Circumstances{}, fmt.Errorf("cannot see the own user namespace: %w", err)
 	}
 
 	// The rest only makes a message better: where it cannot be read it is
@@ -67,12 +68,12 @@ func observeCircumstances() (circumstances, error) {
 	return c, nil
 }
 
-// check returns nil if the process can use all it requires, or else an error
+// Check returns nil if the process can use all it requires, or else an error
 // that names what is missing, why, and how to give it. It is several lines
 // long.
-func (c circumstances) check() error {
+func (c Circumstances) Check() error {
 	required := requiredMask()
-	missing := required &^ c.permitted
+	missing := required &^ c.Permitted
 	inInitial := c.userNamespace == "" || c.userNamespace == initialUserNamespace
 	if missing == 0 && inInitial {
 		return nil
@@ -80,7 +81,7 @@ func (c circumstances) check() error {
 
 	var reasons []string
 	if !inInitial {
-		if held := c.permitted & required; held != 0 {
+		if held := c.Permitted & required; held != 0 {
 			reasons = append(reasons, fmt.Sprintf(
 				"%s held only in a user namespace (%s), and the kernel asks for them in the initial one: start it outside of unshare(1), rootless containers and the like.",
 				capabilityNames(held), c.userNamespace))
@@ -90,8 +91,8 @@ func (c circumstances) check() error {
 		}
 		missing = required
 	}
-	if lost := c.fileCaps & required &^ c.permitted; lost != 0 {
-		if c.noNewPrivs {
+	if lost := c.fileCaps & required &^ c.Permitted; lost != 0 {
+		if c.NoNewPrivs {
 			reasons = append(reasons, fmt.Sprintf(
 				"The executable has %s as file capabilities, but no_new_privs cancels them: start it without (systemd: NoNewPrivileges=no; Kubernetes: allowPrivilegeEscalation: true), or give the capabilities another way.",
 				capabilityNames(lost)))
@@ -101,28 +102,28 @@ func (c circumstances) check() error {
 				"The executable has %s as file capabilities, but lies on a file system mounted nosuid, which cancels them.", capabilityNames(lost)))
 		}
 	}
-	if lacks := required &^ c.bounding; lacks != 0 {
+	if lacks := required &^ c.Bounding; lacks != 0 {
 		reasons = append(reasons, fmt.Sprintf(
 			"The bounding set lacks %s, so that the process cannot be given them: see CapabilityBoundingSet= of the unit, or what the container adds.", capabilityNames(lacks)))
 	}
 	if len(reasons) == 0 {
-		if c.permitted == 0 {
+		if c.Permitted == 0 {
 			reasons = append(reasons, "The process was started with no capability at all.")
 		} else {
-			reasons = append(reasons, fmt.Sprintf("The process was started with %s.", capabilityNames(c.permitted)))
+			reasons = append(reasons, fmt.Sprintf("The process was started with %s.", capabilityNames(c.Permitted)))
 		}
 	}
 	return fmt.Errorf("missing %s\n%s\n%s", capabilityNames(missing), strings.Join(reasons, "\n"), howToGive)
 }
 
-// explainRefusal puts before an error of bpf.Open who refused, where the
+// ExplainRefusal puts before an error of bpf.Open who refused, where the
 // process held all it needs and was refused all the same. Errors that tell it
 // themselves are returned as they are.
-func (c circumstances) explainRefusal(err error) error {
+func (c Circumstances) ExplainRefusal(err error) error {
 	if errors.Is(err, bpf.ErrMemlock) || !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.ENOSYS) {
 		return err
 	}
-	return fmt.Errorf("%s\n%w", refusedBy(probeBPF(), c.seccomp), err)
+	return fmt.Errorf("%s\n%w", refusedBy(probeBPF(), c.Seccomp), err)
 }
 
 // probeBPF makes a bpf(2) call that is wrong in a way the kernel sees before
@@ -139,7 +140,7 @@ func probeBPF() unix.Errno {
 func refusedBy(probe unix.Errno, seccomp int) string {
 	switch {
 	case probe == unix.E2BIG:
-		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules() +
+		return "CAP_BPF and CAP_PERFMON are held and the system call bpf(2) itself is open, so a security module (LSM) or kernel lockdown refused it" + securityModules("/sys/kernel/security") +
 			"; before Linux 5.11 an RLIMIT_MEMLOCK of nearly nothing does, too (systemd: LimitMEMLOCK=infinity)"
 	case seccomp == 2:
 		return fmt.Sprintf("CAP_BPF and CAP_PERFMON are held, but a seccomp filter refuses the system call bpf(2) (%v): allow it (systemd: SystemCallFilter=bpf; containers: a seccomp profile that allows bpf)", probe)
@@ -151,11 +152,11 @@ func refusedBy(probe unix.Errno, seccomp int) string {
 }
 
 // securityModules lists in parentheses which could have refused, as far as
-// securityfs is mounted and says so.
-func securityModules() string {
+// securityfs is there and says so.
+func securityModules(securityfs string) string {
 	var found []string
 	for _, name := range []string{"lsm", "lockdown"} {
-		if content, err := os.ReadFile("/sys/kernel/security/" + name); err == nil {
+		if content, err := os.ReadFile(filepath.Join(securityfs, name)); err == nil {
 			found = append(found, fmt.Sprintf("%s: %s", name, strings.TrimSpace(string(content))))
 		}
 	}

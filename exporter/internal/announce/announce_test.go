@@ -1,0 +1,189 @@
+package announce
+
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/prometheus/common/promslog"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf"
+)
+
+// testLogger writes to the returned buffer, as with the two flags.
+func testLogger(t *testing.T, level, format string) (*slog.Logger, *bytes.Buffer) {
+	t.Helper()
+	var out bytes.Buffer
+	config := &promslog.Config{Level: promslog.NewLevel(), Format: promslog.NewFormat(), Writer: &out}
+	if err := config.Level.Set(level); err != nil {
+		t.Fatal(err)
+	}
+	if err := config.Format.Set(format); err != nil {
+		t.Fatal(err)
+	}
+	return promslog.New(config), &out
+}
+
+func logged(t *testing.T, level, format string, announcements ...bpf.Announcement) string {
+	t.Helper()
+	logger, out := testLogger(t, level, format)
+	a := NewLog(logger)
+	for _, announcement := range announcements {
+		a.Announce(announcement)
+	}
+	a.Stop()
+	return out.String()
+}
+
+func TestAnnouncementLevels(t *testing.T) {
+	admin, chown := uint8(cap.SYS_ADMIN), uint8(cap.CHOWN)
+	for _, test := range []struct {
+		name         string
+		announcement bpf.Announcement
+		want         string
+	}{
+		{"new CAP_SYS_ADMIN", bpf.Announcement{New: true, Check: bpf.Check{Capability: admin}}, "WARN CAP_SYS_ADMIN asked for by a new process or workload"},
+		{"new CAP_SYS_ADMIN, denied", bpf.Announcement{New: true, Check: bpf.Check{Capability: admin, Denied: true}}, "WARN CAP_SYS_ADMIN asked for by a new process or workload"},
+		{"new CAP_SYS_ADMIN in a user namespace", bpf.Announcement{New: true, Check: bpf.Check{Capability: admin, UserNS: true}}, "INFO CAP_SYS_ADMIN asked for by a new process or workload"},
+		{"CAP_SYS_ADMIN denied again", bpf.Announcement{Check: bpf.Check{Capability: admin, Denied: true}}, "INFO Capability denied"},
+		{"CAP_SYS_ADMIN denied again in a user namespace", bpf.Announcement{Check: bpf.Check{Capability: admin, Denied: true, UserNS: true}}, "INFO Capability denied"},
+		{"denied", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown, Denied: true}}, "INFO Capability denied"},
+		{"new", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown}}, "DEBUG Capability asked for by a new process or workload"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var line struct{ Level, Msg string }
+			if err := json.Unmarshal([]byte(logged(t, "debug", "json", test.announcement)), &line); err != nil {
+				t.Fatal(err)
+			}
+			if got := line.Level + " " + line.Msg; got != test.want {
+				t.Errorf("logged %q, want %q", got, test.want)
+			}
+		})
+	}
+	if got := logged(t, "info", "json", bpf.Announcement{New: true}); got != "" {
+		t.Errorf("logged at info: %s", got)
+	}
+}
+
+// Each field has two values, so that none can stand for good.
+func TestAnnouncementFields(t *testing.T) {
+	for _, test := range []struct {
+		announcement bpf.Announcement
+		want         string
+	}{
+		{bpf.Announcement{
+			New:     true,
+			Check:   bpf.Check{Capability: uint8(cap.NET_RAW), Denied: true, UserNS: true},
+			Cgroup:  bpf.Cgroup{ID: 7, Path: "/system.slice/ping.service"},
+			Process: bpf.Process{Name: "ping"},
+			TGID:    100, TID: 101, UID: 65534, Syscall: 41, Symbol: "packet_create [af_packet]",
+		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_NET_RAW result=denied scope=userns ` +
+			`workload=/system.slice/ping.service process=ping tgid=100 tid=101 uid=65534 syscall=41 call_site=packet_create borrowed=false`},
+		{bpf.Announcement{
+			New:     true,
+			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN)},
+			Cgroup:  bpf.Cgroup{ID: 8, Path: "/"},
+			Process: bpf.Process{Name: "mount"},
+			TGID:    4194303, TID: 4194302, UID: 4294967294, Syscall: -1, Borrowed: true,
+		}, `level=WARN source=announce.go msg="CAP_SYS_ADMIN asked for by a new process or workload" capability=CAP_SYS_ADMIN result=granted scope=host ` +
+			`workload=/ process=mount tgid=4194303 tid=4194302 uid=4294967294 syscall=-1 call_site=_unknown borrowed=true`},
+		{bpf.Announcement{
+			Overflow: true,
+			Check:    bpf.Check{Capability: 63, Denied: true},
+			Cgroup:   bpf.Cgroup{ID: 9, Path: "/a"},
+			Process:  bpf.Process{Name: "a"},
+			Syscall:  400,
+		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_63 result=denied scope=host ` +
+			`workload=_other process=_other tgid=0 tid=0 uid=0 syscall=400 call_site=_unknown borrowed=false`},
+	} {
+		got := logged(t, "info", "logfmt", test.announcement)
+		// The time stands first, and the line of the source file is not of interest.
+		_, got, _ = strings.Cut(strings.TrimSpace(got), " ")
+		before, after, _ := strings.Cut(got, "announce.go:")
+		_, after, _ = strings.Cut(after, " ")
+		if got := before + "announce.go " + after; got != test.want {
+			t.Errorf("logged\n%s\nwant\n%s", got, test.want)
+		}
+	}
+}
+
+func TestHostileNamesDoNotBreakALogLine(t *testing.T) {
+	const hostile = "a\nlevel=WARN msg=\"forged\"\x1b[31m\r\x00\u202e\u2028\xff\xfe\",\"x\":1}"
+	announcement := bpf.Announcement{
+		New:     true,
+		Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN)},
+		Cgroup:  bpf.Cgroup{Path: "/" + hostile},
+		Process: bpf.Process{Name: hostile},
+		Symbol:  hostile,
+	}
+	for _, format := range promslog.FormatFlagOptions {
+		t.Run(format, func(t *testing.T) {
+			got := logged(t, "info", format, announcement)
+			line, rest, _ := strings.Cut(got, "\n")
+			if rest != "" {
+				t.Errorf("more than one line: %q", got)
+			}
+			for _, r := range line {
+				if !unicode.IsPrint(r) {
+					t.Errorf("%q in the line: %q", r, line)
+				}
+			}
+			if format != "json" {
+				return
+			}
+			var fields map[string]any
+			if err := json.Unmarshal([]byte(line), &fields); err != nil {
+				t.Fatal(err)
+			}
+			const want = `a\u000alevel=WARN msg="forged"\u001b[31m\u000d\u0000\u202e\u2028\xff\xfe","x":1}`
+			if fields["process"] != want {
+				t.Errorf("process = %q, want %q", fields["process"], want)
+			}
+			if _, forged := fields["x"]; forged || fields["level"] != "WARN" {
+				t.Errorf("the name forged a field: %v", fields)
+			}
+		})
+	}
+}
+
+// blockedWriter blocks until released.
+type blockedWriter struct {
+	entered, release chan struct{}
+	out              bytes.Buffer
+}
+
+func (w *blockedWriter) Write(p []byte) (int, error) {
+	select {
+	case w.entered <- struct{}{}:
+	default:
+	}
+	<-w.release
+	return w.out.Write(p)
+}
+
+func TestASlowLogDoesNotHoldUpTheRing(t *testing.T) {
+	w := &blockedWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
+	a := NewLog(promslog.New(&promslog.Config{Writer: w}))
+	denied := bpf.Announcement{Check: bpf.Check{Denied: true}}
+	a.Announce(denied)
+	<-w.entered // this one is being written, the queue is empty
+	const room, tooMany = 1024, 5
+	for range room + tooMany {
+		a.Announce(denied)
+	}
+	close(w.release)
+	a.Stop()
+
+	got := w.out.String()
+	if n := strings.Count(got, `msg="Capability denied"`); n != room+1 {
+		t.Errorf("%d announcements logged, want %d", n, room+1)
+	}
+	// Told, and told once.
+	if strings.Count(got, "count=") != 1 || !strings.Contains(got, "count=5\n") {
+		t.Errorf("the number of those that were not logged is not told once:\n%s", got)
+	}
+}

@@ -1,0 +1,323 @@
+package web
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"html/template"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/common/version"
+	"golang.org/x/net/html"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf"
+)
+
+// hostileNames are file names that any user can give to a program, and what
+// the page must show for them.
+var hostileNames = map[string]string{
+	`<script>document.title="taken"</script>`: `<script>document.title="taken"</script>`,
+	`<img src=x onerror="document.title=1">`:  `<img src=x onerror="document.title=1">`,
+	`</bdi></td></tr></table><h1>hello</h1>`:  `</bdi></td></tr></table><h1>hello</h1>`,
+	`</style><style>*{display:none}`:          `</style><style>*{display:none}`,
+	`{{.Version}}`:                            `{{.Version}}`,
+	`&lt;b&gt;`:                               `&lt;b&gt;`,
+	"a\x00b\nc\x1b[2J":                        `a\u0000b\u000ac\u001b[2J`,
+	"user\u202egnp.exe":                       `user\u202egnp.exe`,
+	"\u2066\u200f\u200bempty":                 `\u2066\u200f\u200bempty`,
+	"bad\xffutf8":                             `bad\xffutf8`,
+	"[kernel]":                                `\[kernel]`,
+	`" onmouseover="alert(1)`:                 `" onmouseover="alert(1)`,
+	"שלום":                                    "שלום",
+}
+
+func hostileWorkloads() []bpf.WorkloadCount {
+	var all []bpf.WorkloadCount
+	for name := range hostileNames {
+		w := used(cap.CHOWN, name, 1)
+		w.Cgroup.Path = "/" + name
+		w.CallSites = []string{"chown_common"}
+		all = append(all, w)
+	}
+	return all
+}
+
+// landed is the handler with a history of one snapshot, or of a failure to take
+// one.
+func landed(t *testing.T, failure error, workloads ...bpf.WorkloadCount) http.Handler {
+	t.Helper()
+	return landedSnapshot(t, bpf.Snapshot{Workloads: workloads, Series: 3, SeriesLimit: 4096}, failure)
+}
+
+func landedSnapshot(t *testing.T, snapshot bpf.Snapshot, failure error) http.Handler {
+	t.Helper()
+	history, state := &Recent{}, &State{}
+	history.add(time.Now(), &snapshot, failure)
+	state.Attach(bpf.Info{Source: bpf.SourceTracepoint}, history)
+	return newTestHandler(t, state, prometheus.NewRegistry(), t.Output())
+}
+
+func landingPage(handler http.Handler) string { return do(handler, http.MethodGet, "/").Body.String() }
+
+// parsed is what a browser makes of a page.
+type parsed struct {
+	elements map[string]int
+	text     string
+	names    []string // the texts of the bdi elements
+	title    string
+}
+
+func parse(t *testing.T, page string) parsed {
+	t.Helper()
+	root, err := html.Parse(strings.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := parsed{elements: map[string]int{}}
+	for node := range root.Descendants() {
+		switch node.Type {
+		case html.TextNode:
+			p.text += node.Data
+		case html.ElementNode:
+			p.elements[node.Data]++
+			for _, attribute := range node.Attr {
+				if strings.HasPrefix(attribute.Key, "on") {
+					t.Errorf("<%s> has the attribute %s", node.Data, attribute.Key)
+				}
+			}
+			if child := node.FirstChild; child != nil && child.Type == html.TextNode {
+				switch node.Data {
+				case "bdi":
+					p.names = append(p.names, child.Data)
+				case "title":
+					p.title = child.Data
+				}
+			}
+		}
+	}
+	return p
+}
+
+// checkHostile checks that the names stand in a page as text, and that nothing
+// else is in it.
+func checkHostile(t *testing.T, page string) {
+	t.Helper()
+	p := parse(t, page)
+	allowed := []string{"html", "head", "meta", "title", "link", "style", "body", "header", "h1", "small", "nav", "a", "main", "dl", "div",
+		"dt", "dd", "h2", "table", "thead", "tbody", "tr", "th", "td", "span", "bdi", "code", "footer", "p"}
+	for element := range maps.Keys(p.elements) {
+		if !slices.Contains(allowed, element) {
+			t.Errorf("the page has <%s>", element)
+		}
+	}
+	if p.title != "Capability exporter" {
+		t.Errorf("the title became %q", p.title)
+	}
+	if got, want := p.elements["tr"], len(hostileNames)+1; got != want {
+		t.Errorf("%d rows, want %d", got, want)
+	}
+	if p.elements["h1"] != 1 || p.elements["table"] != 1 || p.elements["style"] != 1 {
+		t.Errorf("elements %v", p.elements)
+	}
+	var want []string
+	for name, shown := range hostileNames {
+		// The path of the cgroup begins with a slash, so nothing need be put before it.
+		path := "/" + shown
+		if name == "[kernel]" {
+			path = "/[kernel]"
+		}
+		want = append(want, path, shown)
+	}
+	slices.Sort(want)
+	slices.Sort(p.names)
+	if !slices.Equal(p.names, want) {
+		t.Errorf("names shown:\n%q\nwant\n%q", p.names, want)
+	}
+}
+
+func TestLandingHostileNames(t *testing.T) {
+	checkHostile(t, landingPage(landed(t, nil, hostileWorkloads()...)))
+}
+
+func TestLandingInChromium(t *testing.T) {
+	browser, err := exec.LookPath("chromium")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("CI has no chromium: ", err)
+		}
+		t.Skip("needs chromium: ", err)
+	}
+	server := httptest.NewServer(landed(t, nil, hostileWorkloads()...))
+	defer server.Close()
+	profile := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	command := exec.CommandContext(ctx, browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+profile,
+		"--dump-dom", server.URL+"/")
+	command.Env = append(os.Environ(), "HOME="+profile)
+	dom, err := command.Output()
+	if err != nil {
+		t.Fatalf("chromium: %v", err)
+	}
+	checkHostile(t, string(dom))
+}
+
+func TestLandingPolicyAllowsItsOwnStyle(t *testing.T) {
+	got := do(landed(t, nil), http.MethodGet, "/")
+	_, rest, _ := strings.Cut(got.Body.String(), "<style>")
+	style, _, _ := strings.Cut(rest, "</style>")
+	hash := sha256.Sum256([]byte(style))
+	policy := got.Header().Get("Content-Security-Policy")
+	for _, want := range []string{"default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'", "style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'", "frame-ancestors 'none'"} {
+		if !strings.Contains(policy, want) {
+			t.Errorf("policy %q, want %q in it", policy, want)
+		}
+	}
+	if strings.Contains(policy, "script-src") || strings.Contains(policy, "unsafe") {
+		t.Errorf("policy %q lets scripts in", policy)
+	}
+	if !strings.Contains(got.Body.String(), `http-equiv="refresh" content="10"`) {
+		t.Error("the page does not refresh itself")
+	}
+}
+
+// at is a moment that reads otherwise in the local time zone, whichever that is.
+func at(hour, minute int) time.Time {
+	return time.Date(2024, 5, 6, hour, minute, 10, 0, time.UTC).In(time.FixedZone("far", 5*3600+1800))
+}
+
+func TestLandingSaysWhatItKnows(t *testing.T) {
+	version.Version = "1.2.3"
+	t.Cleanup(func() { version.Version = "" })
+	handler := landedSnapshot(t, bpf.Snapshot{
+		Time: at(8, 9), Attached: at(7, 8), Series: 3, SeriesLimit: 4096,
+		RingRecords: 20, RingLost: 5, RingWithheld: 6, Unwinds: 30, MissedRuns: 7,
+	}, nil)
+	got := do(handler, http.MethodGet, "/")
+	if got.Code != http.StatusOK || got.Header().Get("Content-Type") != "text/html; charset=utf-8" {
+		t.Errorf("answered %d as %s", got.Code, got.Header().Get("Content-Type"))
+	}
+	page := got.Body.String()
+	for _, want := range []string{
+		"<h1>Capability exporter <small>1.2.3</small></h1>",
+		`<a href="/m" title="for Prometheus">Metrics</a>`,
+		`<a href="/-/healthy" title="answers while the process serves">Health</a>`,
+		`<a href="/-/ready" title="answers once the checks are counted">Readiness</a>`,
+		"<div><dt>Source</dt><dd>tracepoint</dd></div>",
+		"<div><dt>Series in use</dt><dd>3 of 4096</dd></div>",
+		`<div class="warn"><dt>Denials not announced</dt><dd>6</dd></div>`,
+		`<div class="warn"><dt>Lost records</dt><dd>5</dd></div>`,
+		`<div class="warn"><dt>Missed runs</dt><dd>7</dd></div>`,
+		"<div><dt>Counting since</dt><dd>2024-05-06 07:08 UTC</dd></div>",
+		"<h2>Asked for in the last 5 minutes</h2>",
+		"Nobody asked for a capability in the last 5 minutes.",
+		"As of 08:09:10 UTC.",
+		"the page reloads every 10 seconds",
+	} {
+		if !strings.Contains(page, want) {
+			t.Errorf("the page does not say %q:\n%s", want, page)
+		}
+	}
+	if quiet := landingPage(landed(t, nil)); strings.Contains(quiet, `class="warn"`) {
+		t.Errorf("the page warns of nothing:\n%s", quiet)
+	}
+}
+
+// Before its first snapshot the page cannot know whether anybody asked.
+func TestLandingBeforeTheFirstSnapshot(t *testing.T) {
+	page := landingPage(newTestHandler(t, attachedState(), prometheus.NewRegistry(), t.Output()))
+	if !strings.Contains(page, "The first snapshot of the counters is being taken.") || strings.Contains(page, "Nobody asked") {
+		t.Errorf("the page is\n%s", page)
+	}
+}
+
+func TestLandingRows(t *testing.T) {
+	sites := func(w bpf.WorkloadCount, sites ...string) bpf.WorkloadCount { w.CallSites = sites; return w }
+	denied := sites(used(cap.NET_RAW, "ping", 2), "packet_create [af_packet]")
+	denied.Denied = true
+	userns := used(cap.SYS_ADMIN, "unshare", 1)
+	userns.UserNS = true
+	page := landingPage(landed(t, nil, denied, sites(used(cap.NET_RAW, "ping", 3), "inet_create"), used(cap.SYS_ADMIN, "mount", 4), userns, used(cap.CHOWN, "chown", 5)))
+	_, body, _ := strings.Cut(page, "<tbody>")
+	body, _, _ = strings.Cut(body, "</tbody>")
+	const head = `<td data-h="Capability"><span class="cap">`
+	const who = `<td data-h="Workload"><bdi>/a</bdi></td><td data-h="Process"><bdi>`
+	const counts = `</td><td data-h="Granted" class="n">%d</td><td data-h="Denied" class="n">%d</td></tr>`
+	want := `<tr class="denied">` + head + `CAP_NET_RAW</span></td>` + who + `ping</bdi></td><td data-h="Call sites"><code>inet_create</code> <code>packet_create</code> ` + fmt.Sprintf(counts, 3, 2) +
+		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span></td>` + who + `mount</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 4, 0) +
+		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span> <span class="tag">in a user namespace</span></td>` + who + `unshare</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 1, 0) +
+		`<tr>` + head + `CAP_CHOWN</span></td>` + who + `chown</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 5, 0)
+	if got := strings.ReplaceAll(body, "\n", ""); got != want {
+		t.Errorf("the rows are\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestLandingCutsRows(t *testing.T) {
+	var workloads []bpf.WorkloadCount
+	const shown = 200
+	for n := range shown + 7 {
+		workloads = append(workloads, used(cap.CHOWN, fmt.Sprint("p", n), 1))
+	}
+	admin := used(cap.SYS_ADMIN, "admin", 1)
+	denied := used(cap.CHOWN, "denied", 1)
+	denied.Denied = true
+	page := landingPage(landed(t, nil, append(workloads, admin, denied)...))
+	p := parse(t, page)
+	if got := p.elements["tr"] - 1; got != shown {
+		t.Errorf("%d rows, want %d", got, shown)
+	}
+	if !strings.Contains(page, ">9 more rows are not shown") {
+		t.Error("the page does not say how many rows are missing")
+	}
+	if len(p.names) < 4 || p.names[1] != "denied" || p.names[3] != "admin" {
+		t.Errorf("the first rows are %q", p.names[:4])
+	}
+}
+
+func TestLandingShowsAllRowsThatFit(t *testing.T) {
+	for more, want := range map[int]string{0: "", 1: ">1 more rows are not shown"} {
+		var workloads []bpf.WorkloadCount
+		for n := range 200 + more {
+			workloads = append(workloads, used(cap.CHOWN, fmt.Sprint("p", n), 1))
+		}
+		page := landingPage(landed(t, nil, workloads...))
+		if rows := strings.Count(page, "<tr"); rows != 201 || !strings.Contains(page, want) || want == "" && strings.Contains(page, "not shown") {
+			t.Errorf("%d rows of %d, and not %q", rows-1, len(workloads), want)
+		}
+	}
+}
+
+func TestLandingShowsAFailure(t *testing.T) {
+	page := landingPage(landed(t, errors.New("map <b>is</b> gone\u202e")))
+	p := parse(t, page)
+	if !strings.Contains(p.text, `map <b>is</b> gone\u202e`) || p.elements["b"] != 0 {
+		t.Errorf("the failure is not on the page as text:\n%s", page)
+	}
+	for _, not := range []string{"Nobody asked", "is being taken"} {
+		if strings.Contains(p.text, not) {
+			t.Errorf("the page says %q, which it cannot know", not)
+		}
+	}
+}
+
+// Half a page would look like a whole one.
+func TestLandingFailsAsAWhole(t *testing.T) {
+	page := template.Must(template.New("").Parse("the first half{{.None}}"))
+	got := do(&landing{page: page, state: &State{}}, http.MethodGet, "/")
+	if got.Code != http.StatusInternalServerError || !strings.Contains(got.Body.String(), "could not be made") || strings.HasPrefix(got.Body.String(), "the first half") {
+		t.Errorf("answered %d %s", got.Code, got.Body)
+	}
+}
