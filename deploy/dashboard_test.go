@@ -181,6 +181,8 @@ func makeFleet() fleet {
 	for number := range 10 {
 		capabilities = append(capabilities, fmt.Sprintf("CAP_%d", 50+number))
 	}
+	// Of each kind there are other programs as well, so that their number tells it.
+	programsOnly := map[string]int{"granted host": 1, "denied host": 2, "granted userns": 3, "denied userns": 4}
 	programs := [][2]string{{"web.service", "nginx"}, {"web.service", "mount"}, {"db.service", "mount"}, {"/", "[kernel]"}}
 
 	for number, each := range []labels{
@@ -201,6 +203,11 @@ func makeFleet() fleet {
 					if index < 2 {
 						who(endedStep, "ended.service", "ended")
 						who(goneStep, "gone.service", "gone")
+					}
+					if index == 0 {
+						for other := range programsOnly[result+" "+scope] {
+							who(steps, "other.service", fmt.Sprintf("other_%d", other))
+						}
 					}
 					for _, audited := range audits {
 						with := maps.Clone(kind)
