@@ -73,7 +73,7 @@ func TestVerdicts(t *testing.T) {
 		"must not compile, but does":  {"sum.go | x + b | x - b | " + command + " | sums | build", "it compiles", false},
 		"gone":                        {"sum.go | x * b | x - b | " + command + " | sums", `holds "x * b" 0 times`, false},
 		"ambiguous":                   {"sum.go | x | y | " + command + " | sums", `holds "x" 2 times`, false},
-		"not tracked":                 {"product.go | x | y | " + command + " | sums", "product.go is not a tracked file", false},
+		"no such file":                {"product.go | x | y | " + command + " | sums", "there is no product.go", false},
 		"no such test":                {"sum.go | x + b | x - b | go test -run '^TestSums$' . | sums", "it ran no test", false},
 		"no test in the package":      {"sum.go | x + b | x - b | rm sum_test.go && go test . | sums", "it ran no test", false},
 		"red before":                  {"sum.go | x + b | x - b | echo looked; false | sums", "is not green: it failed\n    looked", false},
@@ -99,17 +99,19 @@ func TestVerdicts(t *testing.T) {
 }
 
 // Each fault is alone: the one before is taken out, and the checkout itself is
-// never touched. What is edited and not committed is what is tested.
+// never touched. What is edited or new, and not committed, is what is tested.
 func TestOneAtATime(t *testing.T) {
 	dir := checkout(t, sum)
 	edited := strings.Replace(sum["sum.go"], "x + b", "x + b + 0", 1)
 	write(t, filepath.Join(dir, "sum.go"), edited)
-	write(t, filepath.Join(dir, "notes"), "not tracked")
+	write(t, filepath.Join(dir, ".gitignore"), "notes\n")
+	write(t, filepath.Join(dir, "notes"), "ignored")
+	write(t, filepath.Join(dir, "new_test.go"), "package sum\n\nimport \"testing\"\n\nfunc TestNew(*testing.T) {}\n")
 	list := "sum.go | + b | - b | go test . | sums\n" +
 		"sum.go | + 0 | - 0 | go test . | zero\n" +
-		"sum.go | x := a | x := b | test ! -e notes; go test . | sums\n"
+		"sum.go | x := a | x := b | test ! -e notes; go test -run '^TestNew$' . | sums\n"
 	out, err := mutateWith(t, list)
-	if err == nil || !strings.Contains(out, "mutate: 3 faults: 2 caught, 1 survived, 0 cannot matter, 0 wrong lines") {
+	if err == nil || !strings.Contains(out, "mutate: 3 faults: 1 caught, 2 survived, 0 cannot matter, 0 wrong lines") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if content, err := os.ReadFile(filepath.Join(dir, "sum.go")); err != nil || string(content) != edited {
@@ -118,7 +120,7 @@ func TestOneAtATime(t *testing.T) {
 	if out, err := mutateWith(t, list, "-run", "zero|sums$", "-check"); err != nil || out != "mutate: 3 faults fit the tree\n" {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := mutateWith(t, list, "-run", "x := a"); err != nil || !strings.Contains(out, "mutate: 1 faults: 1 caught") {
+	if out, err := mutateWith(t, list, "-run", "x := a"); err == nil || !strings.Contains(out, "mutate: 1 faults: 0 caught, 1 survived") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if _, err := mutateWith(t, list, "-run", "nothing like it"); err == nil {

@@ -12,8 +12,9 @@ import (
 	"strings"
 )
 
-// tree holds the tracked files as they stood when it was read, changes that are
-// not committed among them: who goes on editing meanwhile changes nothing.
+// tree holds the files of a checkout as they stood when it was read: what git
+// tracks, changes that are not committed, and what is new and not ignored, such
+// as the test that is just being written. Who goes on editing changes nothing.
 type tree struct {
 	root  string
 	files map[string]file // by the path from the root
@@ -26,7 +27,7 @@ type file struct {
 }
 
 func readTree(ctx context.Context, root string) (*tree, error) {
-	list := exec.CommandContext(ctx, "git", "ls-files", "-z")
+	list := exec.CommandContext(ctx, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
 	list.Dir = root
 	out, err := list.Output()
 	if err != nil {
@@ -128,7 +129,7 @@ func folder(path string) error {
 func (t *tree) plant(f fault) (string, error) {
 	target, ok := t.files[f.path]
 	if !ok {
-		return "", fmt.Errorf("%s is not a tracked file", f.path)
+		return "", fmt.Errorf("there is no %s", f.path)
 	}
 	if count := strings.Count(string(target.content), f.old); count != 1 {
 		return "", fmt.Errorf("%s holds %q %d times, and not once", f.path, f.old, count)
