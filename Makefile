@@ -8,6 +8,8 @@ SHELL       := /bin/bash
 
 BUILD   := $(CURDIR)/build
 ARGS    ?=
+# For make mutate: -run REGEXP takes only the lines of the list that match.
+MUTATE_ARGS ?=
 # How long `make fuzz` runs each fuzz target.
 FUZZTIME ?= 30s
 # The race detector makes all slower, so this is far above what a test takes.
@@ -59,13 +61,14 @@ run: build ## Build and run the exporter, as root; flags in ARGS
 # Cheap checks first.
 .PHONY: test
 test: test-deps ## Install what is missing, then run every check and test
-	$(MAKE) --no-print-directory vet check-rules check-metrics check-systemd generate-check build lint go-test test-vm
+	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd generate-check build lint go-test test-vm
 
 # Live tests count the whole machine's checks, so packages are tested one after
 # the other (-p 1).
 .PHONY: go-test
 go-test: tools ## Run Go's tests alone, with the race detector
 	CGO_ENABLED=1 go test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
+	go -C .tools test -count=1 ./mutate
 
 .PHONY: vet
 vet: ## Run go vet, for amd64 and arm64
@@ -75,7 +78,17 @@ vet: ## Run go vet, for amd64 and arm64
 .PHONY: lint
 lint: ## Run golangci-lint (its first build takes minutes) and check go.mod
 	go tool $(TOOLS_MOD) golangci-lint run ./...
+	cd .tools && go tool golangci-lint run ./mutate
 	go mod verify
+
+# Holds the tests themselves against .tools/mutate/faults.txt. As root: some of the tests are live ones.
+.PHONY: mutate
+mutate: test-deps ## Put small faults into a copy, one by one: a test must see each (slow; MUTATE_ARGS)
+	go -C .tools run ./mutate $(MUTATE_ARGS)
+
+.PHONY: mutate-check
+mutate-check: ## Check that each fault of that list still fits its file
+	go -C .tools run ./mutate -check
 
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME
@@ -117,7 +130,7 @@ generate-check: generate ## Fail if the committed BPF objects are not what their
 
 .PHONY: check-rules
 check-rules: tools ## Check the alert rules and run their unit tests
-	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml
+	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_week_test.yml
 
 .PHONY: check-metrics
 check-metrics: tools ## Check the metrics' names and help texts

@@ -146,3 +146,25 @@ func TestSourceIsExposedWithoutSnapshot(t *testing.T) {
 		t.Errorf("got %v, want capability_exporter_source_info alone", families)
 	}
 }
+
+// Each source that was refused is told with each of its reasons, once, also
+// where two were refused for the same one.
+func TestRefusedSources(t *testing.T) {
+	info := tracepointInfo
+	info.Refused = []bpf.Refusal{
+		{Source: bpf.SourceTracepoint, Reason: "absent"},
+		{Source: bpf.SourceFexit, Reason: "absent"},
+		{Source: bpf.SourceFexit, Reason: "absent"},
+		{Source: bpf.SourceFexit, Reason: "memlock"},
+	}
+	want := `# HELP capability_exporter_source_refused_info A source that was tried before the one in use, and why it could not be used.
+# TYPE capability_exporter_source_refused_info gauge
+capability_exporter_source_refused_info{reason="absent",source="fexit"} 1
+capability_exporter_source_refused_info{reason="absent",source="tracepoint"} 1
+capability_exporter_source_refused_info{reason="memlock",source="fexit"} 1
+`
+	collector := New(&fakeTracer{info: info, snapshot: realistic()})
+	if err := testutil.CollectAndCompare(collector, strings.NewReader(want), "capability_exporter_source_refused_info"); err != nil {
+		t.Error(err)
+	}
+}

@@ -50,7 +50,14 @@ func TestCreatedTimestamps(t *testing.T) {
 		{"capability_checks_total", "yes CAP_CHOWN granted host", attached}, // never happened
 		{"capability_exporter_borrowed_checks_total", "CAP_SYS_ADMIN granted host", attached},
 		{"capability_exporter_ended_checks_total", "CAP_SYS_ADMIN granted host", attached},
+		// What is counted for the whole machine, since there is a program to count it.
+		{"capability_exporter_ring_records_total", "", attached},
 		{"capability_exporter_ring_lost_total", "", attached},
+		{"capability_exporter_ring_withheld_total", "", attached},
+		{"capability_exporter_unwinds_total", "", attached},
+		{"capability_exporter_missed_runs_total", "", attached},
+		{"capability_exporter_overflow_checks_total", "", attached},
+		{"capability_exporter_unclassified_checks_total", "", attached},
 		// The oldest of two slots, whichever comes first.
 		{"capability_workload_checks_total", "CAP_SYS_ADMIN mount granted host /system.slice/backup.service", after(20)},
 		{"capability_call_site_checks_total", "yes path_mount CAP_SYS_ADMIN granted", after(10)},

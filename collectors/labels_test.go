@@ -122,6 +122,8 @@ func TestCallSite(t *testing.T) {
 		"__arm64_sys_mount":               "sys_mount",
 		"__riscv_sys_mount":               "sys_mount",
 		"__s390x_sys_mount":               "sys_mount",
+		"__s390_sys_mount":                "sys_mount",
+		"__x32_compat_sys_ioctl":          "compat_sys_ioctl",
 		"__do_sys_mount.constprop.0":      "sys_mount",
 		"__se_sys_mount":                  "sys_mount",
 		"sys_mount":                       "sys_mount",

@@ -37,8 +37,11 @@ type Panel struct {
 	} `json:"gridPos"`
 	FieldConfig struct {
 		Defaults struct {
-			Unit    string `json:"unit"`
-			NoValue string `json:"noValue"`
+			Unit       string `json:"unit"`
+			NoValue    string `json:"noValue"`
+			Thresholds struct {
+				Steps []Threshold `json:"steps"`
+			} `json:"thresholds"`
 		} `json:"defaults"`
 	} `json:"fieldConfig"`
 	Targets []Target `json:"targets"`
@@ -51,6 +54,14 @@ type Target struct {
 	Datasource *Datasource `json:"datasource"`
 	Instant    bool        `json:"instant"`
 	Range      bool        `json:"range"`
+	Format     string      `json:"format"`
+	Legend     string      `json:"legendFormat"`
+}
+
+// Threshold is the color that a panel has from a value on; without one, below all others.
+type Threshold struct {
+	Color string   `json:"color"`
+	Value *float64 `json:"value"`
 }
 
 // Datasource names a data source by its uid.
@@ -65,6 +76,11 @@ type Variable struct {
 	Type       string `json:"type"`       // "query" or "datasource"
 	Definition string `json:"definition"` // of a query: label_values(SELECTOR, LABEL)
 	AllValue   string `json:"allValue"`
+	Multi      bool   `json:"multi"`
+	IncludeAll bool   `json:"includeAll"`
+	Refresh    int    `json:"refresh"` // 2: when the time range changes, too
+	// Query is what Grafana runs, which says the same as Definition.
+	Query any `json:"query"`
 }
 
 // Capabilities reads capabilities.json.

@@ -1,6 +1,8 @@
 package dashboards
 
 import (
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -47,8 +49,99 @@ func TestPanels(t *testing.T) {
 				if target.Instant == target.Range {
 					t.Errorf("query %s is neither instant nor range, or both", target.RefID)
 				}
+				// A graph of one point is empty, a table over a range is one row for each point.
+				if target.Range != (panel.Type == "timeseries") || (target.Format == "table") != (panel.Type == "table") {
+					t.Errorf("query %s does not suit a %s: range %t, format %q", target.RefID, panel.Type, target.Range, target.Format)
+				}
+				checkLegend(t, panel, target)
 			}
 		})
+	}
+}
+
+// checkLegend: two lines of one name are one line to who looks at them, and a
+// label that the query has summed away is written as nothing.
+func checkLegend(t *testing.T, panel Panel, target Target) {
+	t.Helper()
+	if panel.Type != "timeseries" {
+		return
+	}
+	named := []string{"instance"} // what is not summed is told by its machine
+	if match := regexp.MustCompile(`\bby \(([a-z_, ]+)\)`).FindStringSubmatch(target.Expr); match != nil {
+		named = strings.Split(match[1], ", ")
+	}
+	var legend []string
+	for _, match := range regexp.MustCompile(`\{\{(\w+)\}\}`).FindAllStringSubmatch(target.Legend, -1) {
+		legend = append(legend, match[1])
+	}
+	slices.Sort(named)
+	slices.Sort(legend)
+	if !slices.Equal(named, legend) {
+		t.Errorf("the query's series differ by %q, and its legend names %q", named, legend)
+	}
+	for _, other := range panel.Targets {
+		if other.RefID != target.RefID && other.Legend == target.Legend {
+			t.Errorf("queries %s and %s have the same legend", target.RefID, other.RefID)
+		}
+	}
+}
+
+// A number without its unit, or with another's, is read as something else.
+func TestUnits(t *testing.T) {
+	t.Parallel()
+	for _, panel := range read(t).Panels {
+		for _, target := range panel.Targets {
+			want := "none"
+			switch expr := target.Expr; {
+			case strings.Contains(expr, "rate(process_cpu_seconds_total"), strings.Contains(expr, "} / "):
+				want = "percentunit" // of a core, of the limit
+			case strings.Contains(expr, "rate("):
+				want = "cps"
+			case strings.Contains(expr, "_bytes"):
+				want = "bytes"
+			case strings.Contains(expr, "_seconds"):
+				want = "s"
+			}
+			if got := panel.FieldConfig.Defaults.Unit; got != want {
+				t.Errorf("%s: the unit is %q, and %s is in %q", panel.Title, got, target.Expr, want)
+			}
+		}
+	}
+}
+
+// The two numbers at the top are read by their color: any use of CAP_SYS_ADMIN
+// stands out, and so does a fleet of which nothing is watched.
+func TestColors(t *testing.T) {
+	t.Parallel()
+	want := map[string][2]string{"Programs that used it": {"green", "orange"}, "Machines watched": {"red", "green"}}
+	for _, panel := range read(t).Panels {
+		if panel.Type != "stat" {
+			continue
+		}
+		colors, known := want[panel.Title]
+		delete(want, panel.Title)
+		steps := panel.FieldConfig.Defaults.Thresholds.Steps
+		if !known || len(steps) != 2 || steps[0].Color != colors[0] || steps[0].Value != nil ||
+			steps[1].Color != colors[1] || steps[1].Value == nil || *steps[1].Value != 1 {
+			t.Errorf("%s: %s below 1 and %s from there on are wanted, not %+v", panel.Title, colors[0], colors[1], steps)
+		}
+	}
+	if len(want) > 0 {
+		t.Errorf("not there: %v", want)
+	}
+}
+
+// A table that is not sorted, or holds the least and not the most, hides what
+// its reader looks for.
+func TestTablesStartWithTheMost(t *testing.T) {
+	t.Parallel()
+	for _, panel := range read(t).Panels {
+		for _, target := range panel.Targets {
+			counts := strings.Contains(target.Expr, "_checks_total")
+			if panel.Type == "table" && counts && !strings.HasPrefix(target.Expr, "sort_desc(") && !strings.HasPrefix(target.Expr, "topk(") {
+				t.Errorf("%s: %s", panel.Title, target.Expr)
+			}
+		}
 	}
 }
 
@@ -85,17 +178,34 @@ func TestIdentity(t *testing.T) {
 func TestVariables(t *testing.T) {
 	t.Parallel()
 	d := read(t)
-	names := map[string]bool{}
+	// Each follows those that are chosen before it. All is .*, not the list of
+	// what there is: a list of all workloads of a fleet is too long for a query.
+	want := map[string]string{
+		"job":      `label_values(capability_exporter_build_info, job)`,
+		"instance": `label_values(capability_exporter_build_info{job=~"$job"}, instance)`,
+		"workload": `label_values(capability_workload_checks_total{job=~"$job", instance=~"$instance"}, workload)`,
+	}
 	for _, variable := range d.Templating.List {
-		names[variable.Name] = true
-		if variable.Type == "query" && (variable.Definition == "" || variable.AllValue != ".*") {
-			t.Errorf("%s: definition %q, all stands for %q", variable.Name, variable.Definition, variable.AllValue)
+		if variable.Name == "datasource" {
+			if variable.Type != "datasource" || variable.Query != "prometheus" {
+				t.Errorf("the data source is a %s of %v", variable.Type, variable.Query)
+			}
+			continue
+		}
+		definition, known := want[variable.Name]
+		delete(want, variable.Name)
+		if !known || variable.Type != "query" || variable.Definition != definition {
+			t.Errorf("%s: %s %q, want %q", variable.Name, variable.Type, variable.Definition, definition)
+		}
+		if query, ok := variable.Query.(map[string]any); !ok || query["query"] != variable.Definition {
+			t.Errorf("%s: its definition is %q, and it runs %v", variable.Name, variable.Definition, variable.Query)
+		}
+		if variable.AllValue != ".*" || !variable.IncludeAll || !variable.Multi || variable.Refresh != 2 {
+			t.Errorf("%s: all %t (%q), several %t, read again %d", variable.Name, variable.IncludeAll, variable.AllValue, variable.Multi, variable.Refresh)
 		}
 	}
-	for _, name := range []string{"datasource", "job", "instance", "workload"} {
-		if !names[name] {
-			t.Errorf("variable %s is missing", name)
-		}
+	if len(want) > 0 {
+		t.Errorf("not there: %v", want)
 	}
 }
 

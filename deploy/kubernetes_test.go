@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
+	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -15,29 +18,130 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// daemonSet is what the tests look at of the manifest.
-type daemonSet struct {
-	Kind string `yaml:"kind"`
-	Spec struct {
+// object is one of the manifest's two. It has all fields that stand there, and
+// the manifest is read strictly: a field that is added, or misspelled, must be
+// added here before it can go untested.
+type object struct {
+	APIVersion string   `yaml:"apiVersion"`
+	Kind       string   `yaml:"kind"`
+	Metadata   metadata `yaml:"metadata"`
+	Spec       struct {
+		Selector struct {
+			MatchLabels map[string]string `yaml:"matchLabels"`
+		} `yaml:"selector"`
 		Template struct {
-			Spec struct {
-				HostPID    bool  `yaml:"hostPID"`
-				HostUsers  *bool `yaml:"hostUsers"`
-				Containers []struct {
-					SecurityContext struct {
-						RunAsUser                int  `yaml:"runAsUser"`
-						Privileged               bool `yaml:"privileged"`
-						AllowPrivilegeEscalation bool `yaml:"allowPrivilegeEscalation"`
-						ReadOnlyRootFilesystem   bool `yaml:"readOnlyRootFilesystem"`
-						Capabilities             struct {
-							Drop []string `yaml:"drop"`
-							Add  []string `yaml:"add"`
-						} `yaml:"capabilities"`
-					} `yaml:"securityContext"`
-				} `yaml:"containers"`
-			} `yaml:"spec"`
+			Metadata metadata `yaml:"metadata"`
+			Spec     podSpec  `yaml:"spec"`
 		} `yaml:"template"`
 	} `yaml:"spec"`
+}
+
+type metadata struct {
+	Name      string            `yaml:"name"`
+	Namespace string            `yaml:"namespace"`
+	Labels    map[string]string `yaml:"labels"`
+}
+
+// podSpec has pointers where what is left out is not what is false.
+type podSpec struct {
+	AutomountServiceAccountToken *bool               `yaml:"automountServiceAccountToken"`
+	EnableServiceLinks           *bool               `yaml:"enableServiceLinks"`
+	HostPID                      bool                `yaml:"hostPID"`
+	HostUsers                    *bool               `yaml:"hostUsers"`
+	Tolerations                  []map[string]string `yaml:"tolerations"`
+	Containers                   []podContainer      `yaml:"containers"`
+}
+
+type podContainer struct {
+	Name  string `yaml:"name"`
+	Image string `yaml:"image"`
+	Ports []struct {
+		Name          string `yaml:"name"`
+		ContainerPort int    `yaml:"containerPort"`
+	} `yaml:"ports"`
+	SecurityContext struct {
+		RunAsUser                *int  `yaml:"runAsUser"`
+		RunAsGroup               *int  `yaml:"runAsGroup"`
+		Privileged               bool  `yaml:"privileged"`
+		AllowPrivilegeEscalation *bool `yaml:"allowPrivilegeEscalation"`
+		ReadOnlyRootFilesystem   bool  `yaml:"readOnlyRootFilesystem"`
+		Capabilities             struct {
+			Drop []string `yaml:"drop"`
+			Add  []string `yaml:"add"`
+		} `yaml:"capabilities"`
+		SeccompProfile map[string]string `yaml:"seccompProfile"`
+	} `yaml:"securityContext"`
+	Resources      map[string]map[string]string `yaml:"resources"`
+	ReadinessProbe probe                        `yaml:"readinessProbe"`
+	LivenessProbe  probe                        `yaml:"livenessProbe"`
+}
+
+type probe struct {
+	HTTPGet struct {
+		Path string `yaml:"path"`
+		Port string `yaml:"port"`
+	} `yaml:"httpGet"`
+}
+
+// TestManifest: what a cluster would refuse, or worse, would not.
+func TestManifest(t *testing.T) {
+	t.Parallel()
+	objects, pod := readManifest(t)
+	namespace, set := objects[0], objects[1]
+	if namespace.APIVersion != "v1" || namespace.Kind != "Namespace" || set.APIVersion != "apps/v1" || set.Kind != "DaemonSet" {
+		t.Errorf("%s %s and %s %s", namespace.APIVersion, namespace.Kind, set.APIVersion, set.Kind)
+	}
+	if set.Metadata.Namespace == "" || set.Metadata.Namespace != namespace.Metadata.Name {
+		t.Errorf("the DaemonSet is in namespace %q, not in %q", set.Metadata.Namespace, namespace.Metadata.Name)
+	}
+	if level := namespace.Metadata.Labels["pod-security.kubernetes.io/enforce"]; level != "privileged" {
+		t.Errorf("at the level %q no pod is admitted: hostPID and both capabilities are refused", level)
+	}
+	if selector := set.Spec.Selector.MatchLabels; len(selector) == 0 || !maps.Equal(selector, set.Spec.Template.Metadata.Labels) {
+		t.Errorf("it selects %v, and its pods are %v", selector, set.Spec.Template.Metadata.Labels)
+	}
+	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken || pod.EnableServiceLinks == nil || *pod.EnableServiceLinks {
+		t.Error("the pod gets a token, or the names of all services, that it does not need")
+	}
+	if len(pod.Tolerations) != 1 || !maps.Equal(pod.Tolerations[0], map[string]string{"operator": "Exists"}) {
+		t.Errorf("nodes with other taints than %v are not watched", pod.Tolerations)
+	}
+	if len(pod.Containers) != 1 {
+		t.Fatalf("%d containers", len(pod.Containers))
+	}
+
+	exporter := pod.Containers[0]
+	security := exporter.SecurityContext
+	if add := security.Capabilities.Add; !slices.Equal(add, []string{"BPF", "PERFMON"}) {
+		t.Errorf("it is given %q", add) // and would drop what is too much, but only after it was started with it
+	}
+	if security.RunAsUser == nil || *security.RunAsUser != 0 || security.RunAsGroup == nil || *security.RunAsGroup != 0 {
+		t.Error("another user than 0 keeps no capability, and one that is not named is the image's")
+	}
+	if security.AllowPrivilegeEscalation == nil || *security.AllowPrivilegeEscalation {
+		t.Error("no_new_privs is not set")
+	}
+	if !maps.Equal(security.SeccompProfile, map[string]string{"type": "RuntimeDefault"}) {
+		t.Errorf("the seccomp profile is %v; without one there is none in most clusters", security.SeccompProfile)
+	}
+	if ports := exporter.Ports; len(ports) != 1 || ports[0].Name != "metrics" || strconv.Itoa(ports[0].ContainerPort) != defaultPort(t) {
+		t.Errorf("the ports are %+v", ports)
+	}
+	// Ready while it counts nothing, or restarted while it is only not ready yet: either is worse than no probe.
+	for path, probe := range map[string]probe{"/-/ready": exporter.ReadinessProbe, "/-/healthy": exporter.LivenessProbe} {
+		if probe.HTTPGet.Path != path || probe.HTTPGet.Port != "metrics" {
+			t.Errorf("%+v, want %s on port metrics", probe, path)
+		}
+	}
+	// Without a request for memory it is the first to be killed where there is
+	// little; with a limit on CPU time it would lose log records.
+	want := map[string]map[string]string{"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
+	if !reflect.DeepEqual(exporter.Resources, want) {
+		t.Errorf("resources are %v, want %v", exporter.Resources, want)
+	}
+	if exporter.Name == "" || !strings.HasPrefix(exporter.Image, "capability_exporter:") {
+		t.Errorf("container %q of image %q", exporter.Name, exporter.Image)
+	}
 }
 
 // TestManifestPrivileges runs the exporter with the privileges that the
@@ -46,10 +150,9 @@ type daemonSet struct {
 // is a few system calls before execve(2).
 func TestManifestPrivileges(t *testing.T) {
 	needsRoot(t)
-	manifest := readManifest(t)
+	_, pod := readManifest(t)
 	exporter := buildExporter(t)
 
-	pod := manifest.Spec.Template.Spec
 	if !pod.HostPID || pod.HostUsers == nil || !*pod.HostUsers || len(pod.Containers) != 1 {
 		t.Fatalf("one container in the host's pid and user namespaces is needed: %+v", pod)
 	}
@@ -57,13 +160,16 @@ func TestManifestPrivileges(t *testing.T) {
 	if security.Privileged || !security.ReadOnlyRootFilesystem || !slices.Equal(security.Capabilities.Drop, []string{"ALL"}) {
 		t.Errorf("not hardened: %+v", security)
 	}
+	if security.RunAsUser == nil || security.AllowPrivilegeEscalation == nil {
+		t.Fatal("the user, or whether it may gain privileges, is left to the image or the cluster")
+	}
 	var add []string
 	for _, name := range security.Capabilities.Add {
 		add = append(add, "CAP_"+name)
 	}
 
 	// containerd and CRI-O hand `add` to runc as bounding, permitted and effective set.
-	asWritten := container{UID: security.RunAsUser, Bounding: add, Held: add, NoNewPrivs: !security.AllowPrivilegeEscalation}
+	asWritten := container{UID: *security.RunAsUser, Bounding: add, Held: add, NoNewPrivs: !*security.AllowPrivilegeEscalation}
 	for name, test := range map[string]struct {
 		change   func(*container)
 		fileCaps bool
@@ -116,6 +222,11 @@ func TestManifestPrivileges(t *testing.T) {
 				return
 			}
 			checkHeld(t, p, p.scrape(t, address))
+			for _, probe := range []probe{pod.Containers[0].ReadinessProbe, pod.Containers[0].LivenessProbe} {
+				if _, err := get(t.Context(), "http://"+address+probe.HTTPGet.Path); err != nil {
+					t.Errorf("a probe fails: %v", err)
+				}
+			}
 		})
 	}
 }
@@ -188,22 +299,24 @@ func withFileCapabilities(t *testing.T, program string) string {
 	return path
 }
 
-func readManifest(t *testing.T) daemonSet {
+// readManifest returns the manifest's two objects, and what the DaemonSet says
+// of its pods.
+func readManifest(t *testing.T) ([]object, podSpec) {
 	t.Helper()
-	content, err := os.Open("kubernetes/daemonset.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer content.Close()
-	for decoder := yaml.NewDecoder(content); ; {
-		var d daemonSet
-		if err := decoder.Decode(&d); errors.Is(err, io.EOF) {
-			t.Fatal("no DaemonSet in the manifest")
+	decoder := yaml.NewDecoder(strings.NewReader(read(t, "kubernetes/daemonset.yaml")))
+	decoder.SetStrict(true)
+	var objects []object
+	for {
+		var o object
+		if err := decoder.Decode(&o); errors.Is(err, io.EOF) {
+			break
 		} else if err != nil {
 			t.Fatal(err)
 		}
-		if d.Kind == "DaemonSet" {
-			return d
-		}
+		objects = append(objects, o)
 	}
+	if len(objects) != 2 || len(objects[1].Spec.Template.Spec.Containers) == 0 {
+		t.Fatalf("not a namespace and a DaemonSet: %+v", objects)
+	}
+	return objects, objects[1].Spec.Template.Spec
 }

@@ -2,8 +2,12 @@ package deploy
 
 import (
 	"maps"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"go.yaml.in/yaml/v2"
 )
@@ -18,6 +22,8 @@ func TestAlerts(t *testing.T) {
 			Name  string
 			Rules []struct {
 				Alert       string
+				Expr        string
+				For         string
 				Labels      map[string]string
 				Annotations map[string]string
 			}
@@ -25,8 +31,14 @@ func TestAlerts(t *testing.T) {
 	}
 	parse(t, "prometheus/rules.yml", &rules)
 	var tests struct {
-		Tests []struct {
+		RuleFiles          []string `yaml:"rule_files"`
+		EvaluationInterval string   `yaml:"evaluation_interval"`
+		Tests              []struct {
+			Name          string
+			Interval      string
+			InputSeries   []map[string]string `yaml:"input_series"`
 			AlertRuleTest []struct {
+				EvalTime  string `yaml:"eval_time"`
 				Alertname string
 				ExpAlerts []any `yaml:"exp_alerts"`
 			} `yaml:"alert_rule_test"`
@@ -70,9 +82,84 @@ func TestAlerts(t *testing.T) {
 	}
 }
 
+// exampleConfig is prometheus.yml, all of it.
+type exampleConfig struct {
+	Global map[string]string `yaml:"global"`
+	Rules  []string          `yaml:"rule_files"`
+	Scrape []struct {
+		Job    string `yaml:"job_name"`
+		Static []struct {
+			Targets []string `yaml:"targets"`
+		} `yaml:"static_configs"`
+		Kubernetes []struct {
+			Role       string              `yaml:"role"`
+			Namespaces map[string][]string `yaml:"namespaces"`
+		} `yaml:"kubernetes_sd_configs"`
+		Relabel []struct {
+			Source []string `yaml:"source_labels"`
+			Target string   `yaml:"target_label"`
+		} `yaml:"relabel_configs"`
+	} `yaml:"scrape_configs"`
+}
+
+// TestExampleConfig: the rules find the job by its name, and the machine by the
+// label instance.
+func TestExampleConfig(t *testing.T) {
+	t.Parallel()
+	var config exampleConfig
+	parse(t, "prometheus/prometheus.yml", &config)
+	// The rules count in minutes, and rate() needs two samples in the least of their windows.
+	for _, key := range []string{"scrape_interval", "evaluation_interval"} {
+		interval, err := time.ParseDuration(config.Global[key])
+		if err != nil || interval < 5*time.Second || interval > time.Minute {
+			t.Errorf("%s is %q", key, config.Global[key])
+		}
+	}
+	if !slices.Equal(config.Rules, []string{"rules.yml"}) || len(config.Scrape) != 1 {
+		t.Fatalf("%+v", config)
+	}
+	job := config.Scrape[0]
+	for _, match := range regexp.MustCompile(`\bjob="([^"]*)"`).FindAllStringSubmatch(read(t, "prometheus/rules.yml"), -1) {
+		if match[1] != job.Job {
+			t.Errorf("the rules ask for job %q, and there is %q", match[1], job.Job)
+		}
+	}
+	if len(job.Static) != 1 || !slices.Equal(job.Static[0].Targets, []string{"localhost:" + defaultPort(t)}) {
+		t.Errorf("the targets are %+v", job.Static)
+	}
+}
+
+// TestExampleConfigInKubernetes takes the comment's lines in the place of the
+// static targets, as it says.
+func TestExampleConfigInKubernetes(t *testing.T) {
+	t.Parallel()
+	text := read(t, "prometheus/prometheus.yml")
+	before, after, found := strings.Cut(text, "    static_configs:\n")
+	_, comment, commented := strings.Cut(after, "  #\n")
+	if !found || !commented {
+		t.Fatalf("what is there to replace in\n%s", text)
+	}
+	// Debian's promtool is built without what finds pods, and refuses this.
+	path := filepath.Join(t.TempDir(), "prometheus.yml")
+	write(t, path, before+strings.ReplaceAll(comment, "  # ", "    "))
+	var config exampleConfig
+	parse(t, path, &config)
+	job := config.Scrape[0]
+	objects, _ := readManifest(t)
+	if len(job.Static) != 0 || len(job.Kubernetes) != 1 || job.Kubernetes[0].Role != "pod" ||
+		!slices.Equal(job.Kubernetes[0].Namespaces["names"], []string{objects[0].Metadata.Name}) {
+		t.Errorf("it looks for %+v", job.Kubernetes)
+	}
+	// Without this an alert names a pod's address, which is another one after each update.
+	if len(job.Relabel) != 1 || !slices.Equal(job.Relabel[0].Source, []string{"__meta_kubernetes_pod_node_name"}) || job.Relabel[0].Target != "instance" {
+		t.Errorf("machines are named by %+v", job.Relabel)
+	}
+}
+
+// parse reads YAML, all of which must be known.
 func parse(t *testing.T, path string, into any) {
 	t.Helper()
-	if err := yaml.Unmarshal([]byte(read(t, path)), into); err != nil {
+	if err := yaml.UnmarshalStrict([]byte(read(t, path)), into); err != nil {
 		t.Fatalf("%s: %v", path, err)
 	}
 }

@@ -23,6 +23,7 @@ func TestUnitSandbox(t *testing.T) {
 	needsRoot(t)
 	unit := readUnit(t)
 	exporter := buildExporter(t)
+	checkStatic(t, exporter) // NoExecPaths=/ refuses the loader of any other
 	trace := filepath.Join(t.TempDir(), "trace")
 	address := freeAddress(t)
 
@@ -81,21 +82,115 @@ func TestUnitSandbox(t *testing.T) {
 	}
 }
 
-// TestUnitPrivileges: exactly the two, in both sets, and no way to more.
-func TestUnitPrivileges(t *testing.T) {
+// TestUnitSettings holds every setting, each with its section: one that is
+// missing, misspelled or in another section systemd passes over with a line in
+// a log. What is added must be added here.
+func TestUnitSettings(t *testing.T) {
 	t.Parallel()
-	unit := readUnit(t)
-	for key, want := range map[string]string{
-		"AmbientCapabilities":   "CAP_BPF CAP_PERFMON",
-		"CapabilityBoundingSet": "CAP_BPF CAP_PERFMON",
-		"DynamicUser":           "yes",
-		"NoNewPrivileges":       "yes",
-		"PrivateUsers":          "no",
-		"ProtectProc":           "default",
-		"ProcSubset":            "all",
+	const program = "/usr/local/bin/capability_exporter"
+	want := map[string][]string{
+		"Unit Description":   {"Prometheus exporter of the kernel's capability checks"},
+		"Unit Documentation": {"man:capabilities(7)"},
+		"Unit After":         {"network.target"},
+
+		"Service Type":            {"exec"},
+		"Service EnvironmentFile": {"-/etc/default/capability_exporter"}, // "-": there need not be one
+		"Service ExecStart":       {program + " $ARGS"},                  // without braces, so that it is several arguments
+		"Service Restart":         {"on-failure"},
+		"Service RestartSec":      {"5s"},
+
+		// Exactly the two, in both sets, and no way to more.
+		"Service AmbientCapabilities":   {"CAP_BPF CAP_PERFMON"},
+		"Service CapabilityBoundingSet": {"CAP_BPF CAP_PERFMON"},
+		"Service DynamicUser":           {"yes"},
+		"Service NoNewPrivileges":       {"yes"},
+		"Service PrivateUsers":          {"no"},
+		"Service LimitMEMLOCK":          {"infinity"}, // or there is no exporter before Linux 5.11
+
+		"Service ProtectProc":           {"default"},
+		"Service ProcSubset":            {"all"},
+		"Service ProtectKernelTunables": {"yes"},
+		"Service ProtectControlGroups":  {"yes"},
+
+		"Service ProtectSystem":  {"strict"},
+		"Service ProtectHome":    {"yes"},
+		"Service PrivateTmp":     {"yes"},
+		"Service PrivateDevices": {"yes"},
+		"Service DevicePolicy":   {"closed"},
+		"Service NoExecPaths":    {"/"},
+		"Service ExecPaths":      {program}, // static, see TestUnitSandbox
+		"Service UMask":          {"0077"},
+		"Service RemoveIPC":      {"yes"},
+
+		"Service ProtectClock":            {"yes"},
+		"Service ProtectHostname":         {"yes"},
+		"Service ProtectKernelLogs":       {"yes"},
+		"Service ProtectKernelModules":    {"yes"},
+		"Service RestrictNamespaces":      {"yes"},
+		"Service RestrictRealtime":        {"yes"},
+		"Service RestrictSUIDSGID":        {"yes"},
+		"Service LockPersonality":         {"yes"},
+		"Service MemoryDenyWriteExecute":  {"yes"},
+		"Service KeyringMode":             {"private"},
+		"Service RestrictAddressFamilies": {"AF_INET AF_INET6"},
+
+		"Service SystemCallArchitectures": {"native"}, // another has other numbers
+		"Service SystemCallFilter":        {"@system-service", "~@privileged @resources", "bpf capset"},
+		"Service SystemCallErrorNumber":   {"EPERM"},
+
+		"Install WantedBy": {"multi-user.target"},
+	}
+	got := map[string][]string{}
+	section := ""
+	for line := range strings.Lines(read(t, unitFile)) {
+		line = strings.TrimSpace(line)
+		key, value, setting := strings.Cut(line, "=")
+		switch {
+		case line == "" || strings.HasPrefix(line, "#"):
+		case strings.HasPrefix(line, "[") && strings.HasSuffix(line, "]"):
+			section = line[1 : len(line)-1]
+		case !setting:
+			t.Errorf("what is %q?", line)
+		default:
+			got[section+" "+key] = append(got[section+" "+key], value)
+		}
+	}
+	for key, values := range want {
+		if !slices.Equal(got[key], values) {
+			t.Errorf("%s is %q, want %q", key, got[key], values)
+		}
+	}
+	for key, values := range got {
+		if _, known := want[key]; !known {
+			t.Errorf("%s=%q is new: say here that it is meant", key, values)
+		}
+	}
+
+	// The comment's commands, and what they put where.
+	installed := "install -m 0755 build/capability_exporter " + filepath.Dir(program) + "/\n"
+	if !strings.Contains(read(t, unitFile), installed) {
+		t.Errorf("the comment does not say %q", installed)
+	}
+}
+
+// TestUnitSystemCalls: the filter may be too wide as well, and nothing that the
+// exporter does would show it.
+func TestUnitSystemCalls(t *testing.T) {
+	t.Parallel()
+	allowed := readUnit(t).allowedCalls(t)
+	for _, call := range []string{"bpf", "capset", "capget", "read", "accept4", "futex"} {
+		if !allowed[call] {
+			t.Errorf("refused: %s", call)
+		}
+	}
+	for _, call := range []string{
+		"mount", "umount2", "fsopen", "move_mount", "pivot_root", "chroot", "ptrace", "perf_event_open",
+		"init_module", "finit_module", "delete_module", "kexec_load", "kexec_file_load", "reboot", "swapon", "acct", "quotactl", "syslog",
+		"setuid", "setresuid", "setgroups", "chown", "fchownat", "settimeofday", "clock_settime", "adjtimex",
+		"iopl", "ioperm", "setpriority", "sched_setscheduler", "setrlimit", "mbind", "open_by_handle_at", "fanotify_init",
 	} {
-		if got := unit[key]; !slices.Equal(got, []string{want}) {
-			t.Errorf("%s is %q, want %q once", key, got, want)
+		if allowed[call] {
+			t.Errorf("allowed: %s", call)
 		}
 	}
 }
