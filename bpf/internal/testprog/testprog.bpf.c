@@ -23,6 +23,13 @@ int foreign_fexit(unsigned long long *ctx)
 	return 0;
 }
 
+// One that stands on the stack only until the function begins.
+SEC("fentry/cap_capable")
+int foreign_fentry(unsigned long long *ctx)
+{
+	return 0;
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 22);

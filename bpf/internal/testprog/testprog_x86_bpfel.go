@@ -43,6 +43,7 @@ const (
 	testprogMapRecords        = "records"
 	testprogMapSightings      = "sightings"
 	testprogProgEmpty         = "empty"
+	testprogProgForeignFentry = "foreign_fentry"
 	testprogProgForeignFexit  = "foreign_fexit"
 	testprogProgOpts          = "opts"
 	testprogProgRecordEach    = "record_each"
@@ -96,11 +97,12 @@ type testprogSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type testprogProgramSpecs struct {
-	Empty        *ebpf.ProgramSpec `ebpf:"empty"`
-	ForeignFexit *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
-	Opts         *ebpf.ProgramSpec `ebpf:"opts"`
-	RecordEach   *ebpf.ProgramSpec `ebpf:"record_each"`
-	Witness      *ebpf.ProgramSpec `ebpf:"witness"`
+	Empty         *ebpf.ProgramSpec `ebpf:"empty"`
+	ForeignFentry *ebpf.ProgramSpec `ebpf:"foreign_fentry"`
+	ForeignFexit  *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
+	Opts          *ebpf.ProgramSpec `ebpf:"opts"`
+	RecordEach    *ebpf.ProgramSpec `ebpf:"record_each"`
+	Witness       *ebpf.ProgramSpec `ebpf:"witness"`
 }
 
 // testprogMapSpecs contains maps before they are loaded into the kernel.
@@ -168,16 +170,18 @@ type testprogVariables struct {
 //
 // It can be passed to loadTestprogObjects or ebpf.CollectionSpec.LoadAndAssign.
 type testprogPrograms struct {
-	Empty        *ebpf.Program `ebpf:"empty"`
-	ForeignFexit *ebpf.Program `ebpf:"foreign_fexit"`
-	Opts         *ebpf.Program `ebpf:"opts"`
-	RecordEach   *ebpf.Program `ebpf:"record_each"`
-	Witness      *ebpf.Program `ebpf:"witness"`
+	Empty         *ebpf.Program `ebpf:"empty"`
+	ForeignFentry *ebpf.Program `ebpf:"foreign_fentry"`
+	ForeignFexit  *ebpf.Program `ebpf:"foreign_fexit"`
+	Opts          *ebpf.Program `ebpf:"opts"`
+	RecordEach    *ebpf.Program `ebpf:"record_each"`
+	Witness       *ebpf.Program `ebpf:"witness"`
 }
 
 func (p *testprogPrograms) Close() error {
 	return _TestprogClose(
 		p.Empty,
+		p.ForeignFentry,
 		p.ForeignFexit,
 		p.Opts,
 		p.RecordEach,
