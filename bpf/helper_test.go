@@ -26,6 +26,8 @@ func helpers() map[string]func(args []string) error {
 		"traced":      beTraced,
 		"pagemap":     readPagemap,
 		"interrupted": interrupted,
+		"opens":       openOften,
+		"tun":         openTun,
 	}
 }
 
