@@ -122,6 +122,9 @@ static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 				f->class = CLASS_NOAUDIT;
 			break;
 		}
+		/* Somebody's fexit on security_capable, likewise. */
+		if (state == WRAPPER && (role == ROLE_TRAMPOLINE || role == ROLE_SECURITY))
+			continue;
 		if (state == CALLER) {
 			/* Somebody's fexit: its trampoline, then cap_capable's own first bytes. */
 			if (role == ROLE_TRAMPOLINE && !f->trampoline)
