@@ -29,6 +29,8 @@ func helpers() map[string]func(args []string) error {
 		"watch":       watch,
 		"watchintime": watchInTime,
 		"asking":      askOnAndOn,
+		"opens":       openOften,
+		"tun":         openTun,
 	}
 }
 

@@ -85,31 +85,31 @@ func (k *fakeKernel) cgroup(serial uint64, name string) {
 	k.cgroups[serial] = r
 }
 
-// A life is what people see of the series of one process.
-type life struct {
+// An owner is what people see of the series of one process.
+type owner struct {
 	path    string
 	process string
 	count   uint64
 }
 
-func livesOf(t *testing.T, s *series, now time.Duration) (lives []life, ended uint64) {
+func ownersOf(t *testing.T, s *series, now time.Duration) (owners []owner, ended uint64) {
 	t.Helper()
 	all, _, over, err := s.all(now)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, w := range all {
-		lives = append(lives, life{w.Cgroup.Path, w.Process.Name, w.Count})
+		owners = append(owners, owner{w.Cgroup.Path, w.Process.Name, w.Count})
 	}
 	for _, c := range over {
 		ended += c.Count
 	}
-	return lives, ended
+	return owners, ended
 }
 
-func (k *fakeKernel) check(t *testing.T, s *series, now time.Duration, ended uint64, want ...life) {
+func (k *fakeKernel) check(t *testing.T, s *series, now time.Duration, ended uint64, want ...owner) {
 	t.Helper()
-	got, over := livesOf(t, s, now)
+	got, over := ownersOf(t, s, now)
 	sum := over
 	for _, l := range got {
 		sum += l.count
@@ -141,7 +141,7 @@ func TestSeriesLife(t *testing.T) {
 	k.cgroup(1, "a")
 	k.ask(1, "x", 3, time.Second)
 	k.ask(0, "root", 1, time.Second)
-	k.check(t, s, 2*time.Second, 0, life{"/a", "x", 3}, life{"/", "root", 1})
+	k.check(t, s, 2*time.Second, 0, owner{"/a", "x", 3}, owner{"/", "root", 1})
 	if endAt(t, s, time.Hour) {
 		t.Error("a series ended although its cgroup exists")
 	}
@@ -153,12 +153,12 @@ func TestSeriesLife(t *testing.T) {
 	if !endAt(t, s, now) {
 		t.Fatal("no series ended after the retention")
 	}
-	k.check(t, s, now, 3, life{"/", "root", 1})
+	k.check(t, s, now, 3, owner{"/", "root", 1})
 	if len(k.cgroups) != 0 || len(k.whos) != 1 || len(k.free) != fakeLimit-2 {
 		t.Errorf("left: records %v, keys %v, free slots %v", k.cgroups, k.whos, k.free)
 	}
 	k.counted[programs.WhoFixed] += 2 // a program that had found it
-	k.check(t, s, now, 5, life{"/", "root", 1})
+	k.check(t, s, now, 5, owner{"/", "root", 1})
 	endAt(t, s, now+4*time.Second)
 	if len(k.free) != fakeLimit-2 {
 		t.Error("a slot was free within its quarantine")
@@ -167,11 +167,11 @@ func TestSeriesLife(t *testing.T) {
 	if !slices.Contains(k.free, programs.WhoFixed) {
 		t.Fatalf("the slot is not free after its quarantine: %v", k.free)
 	}
-	k.check(t, s, now, 5, life{"/", "root", 1})
+	k.check(t, s, now, 5, owner{"/", "root", 1})
 	k.free = []uint32{programs.WhoFixed}
 	k.cgroup(2, "b")
 	k.ask(2, "y", 7, 2*time.Hour)
-	k.check(t, s, 2*time.Hour, 5, life{"/b", "y", 7}, life{"/", "root", 1})
+	k.check(t, s, 2*time.Hour, 5, owner{"/b", "y", 7}, owner{"/", "root", 1})
 }
 
 // TestSeriesGoesOn: a cgroup of the same path comes before the one that is gone is over.
@@ -236,15 +236,15 @@ func TestNameless(t *testing.T) {
 	k, s := newFake()
 	k.ask(9, "x", 1, 1)
 	endAt(t, s, time.Second)
-	k.check(t, s, time.Second, 0, life{"", "x", 1})
+	k.check(t, s, time.Second, 0, owner{"", "x", 1})
 	endAt(t, s, time.Minute)
 	k.check(t, s, time.Minute, 1)
 	endAt(t, s, 2*time.Minute)
 	k.cgroup(9, "a")
 	k.ask(9, "x", 5, 2*time.Minute)
-	k.check(t, s, 2*time.Minute, 1, life{"/a", "x", 5})
+	k.check(t, s, 2*time.Minute, 1, owner{"/a", "x", 5})
 	endAt(t, s, time.Hour)
-	k.check(t, s, time.Hour, 1, life{"/a", "x", 5})
+	k.check(t, s, time.Hour, 1, owner{"/a", "x", 5})
 	if len(s.cgroups.known) != 1 {
 		t.Errorf("knows %v", s.cgroups.known)
 	}
@@ -259,7 +259,7 @@ func TestAskedOnce(t *testing.T) {
 	}
 	for now := time.Second; now < time.Hour; now += time.Minute {
 		endAt(t, s, now)
-		livesOf(t, s, now)
+		ownersOf(t, s, now)
 	}
 	if k.lookups != fakeLimit {
 		t.Errorf("%d look-ups for %d cgroups", k.lookups, fakeLimit)
@@ -269,7 +269,7 @@ func TestAskedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	endAt(t, s, 2*time.Hour)
-	if got, _ := livesOf(t, s, 2*time.Hour); len(got) != fakeLimit-1 {
+	if got, _ := ownersOf(t, s, 2*time.Hour); len(got) != fakeLimit-1 {
 		t.Errorf("%v after one of them was seen to be gone", got)
 	}
 }

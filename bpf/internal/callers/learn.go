@@ -3,7 +3,12 @@
 // how a stack is had, nor of what is counted.
 package callers
 
-import "capability_exporter/bpf/internal/programs"
+import (
+	"runtime"
+	"slices"
+
+	"capability_exporter/bpf/internal/programs"
+)
 
 // Agreed is the number of unwound stacks that must agree on an offset before it is used.
 const Agreed = 3
@@ -52,6 +57,50 @@ func find(words []uint64, address uint64, base, after uint32) []uint32 {
 	return found
 }
 
+// follow goes from one frame to the next on a stack of frame records, each a return address above the address of the next record,
+// and returns where the given return addresses stand, in this order and with any others between. The first two may stand anywhere;
+// they say what address the stack has.
+func follow(words, addresses []uint64, first, second int) (at []uint32, ok bool) {
+	const word = 8
+	base := words[first-1] - uint64(second-1)*word
+	at = []uint32{uint32(first) * word, uint32(second) * word}
+	for i := second; len(at) < len(addresses); {
+		to := words[i-1] - base
+		if to%word != 0 || to/word < uint64(i) || to/word+1 >= uint64(len(words)) {
+			return nil, false
+		}
+		i = int(to/word) + 1
+		if words[i] == addresses[len(at)] {
+			at = append(at, uint32(i)*word)
+		}
+	}
+	return at, true
+}
+
+// walk is where return addresses stand, if there is just one way to go from frame to frame past all of them.
+func walk(words, addresses []uint64) (at []uint32, ok bool) {
+	if len(addresses) < 3 { // any two words can be taken for records
+		return nil, false
+	}
+	for first := 1; first < len(words); first++ {
+		if words[first] != addresses[0] {
+			continue
+		}
+		for second := first + 1; second < len(words); second++ {
+			if words[second] != addresses[1] {
+				continue
+			}
+			if found, good := follow(words, addresses, first, second); good {
+				if ok {
+					return nil, false
+				}
+				at, ok = found, true
+			}
+		}
+	}
+	return at, ok
+}
+
 type pairKey struct{ caller, wrapper uint64 }
 
 type learnedPair struct {
@@ -67,6 +116,9 @@ const pairLimit = 44
 // peek. Everything it finds is verified by the kernel side at each use.
 type Learner struct {
 	opts bool // the source knows the class, so a pair need not agree on one
+	// The stack is one of frame records, so which of several copies of a return address is the frame's can be told. Where an
+	// fentry program's trampoline has stood on arm64, a copy of cap_capable's always lies about.
+	records bool
 
 	capable  [2]agreement // with one program on the tracepoint, with several
 	iterator agreement
@@ -74,48 +126,85 @@ type Learner struct {
 	iterate  uint64    // return address into __traceiter_cap_capable
 	security uint64
 
-	// Distances from cap_capable's return address; the frames between are the same in both layouts.
+	trampoline uint64 // return address into the last one that has been seen on the stack
+	shift      agreement
+
+	// Distances from cap_capable's return address; the frames between are the same in both layouts. What is beyond a trampoline
+	// is as far from where it would be without one as the shift says.
 	caller, wrapper agreement
 	pairs           map[pairKey]*learnedPair
 }
 
 // NewLearner makes a learner that knows nothing. opts tells that the source knows each check's class.
 func NewLearner(opts bool) *Learner {
-	return &Learner{opts: opts, pairs: map[pairKey]*learnedPair{}}
+	// arm64's kernel unwinds by frame records and always has them; amd64's has them only if it is built so, and Debian's is not.
+	return &Learner{opts: opts, records: runtime.GOARCH == "arm64", pairs: map[pairKey]*learnedPair{}}
 }
 
 // Learn takes in one stack and tells whether that can have changed what is known.
 func (l *Learner) Learn(s *programs.Sample) bool {
-	if s.Blocked != 0 || s.Capable == 0 || s.Caller == 0 {
+	if s.Capable == 0 || s.Caller == 0 {
 		return false
 	}
 	words := s.Words[:]
+	where := find
+	if l.records {
+		var addresses []uint64
+		for _, a := range []uint64{s.Iterator, s.Capable, s.Trampoline, s.Caller, s.Wrapper, s.Asker} {
+			if a != 0 {
+				addresses = append(addresses, a)
+			}
+		}
+		if at, ok := walk(words, addresses); ok {
+			where = func(_ []uint64, address uint64, base, after uint32) []uint32 {
+				if i := slices.Index(addresses, address); i >= 0 && at[i] > after {
+					return []uint32{at[i] - base}
+				}
+				return nil
+			}
+		}
+	}
 	multi := 0
 	if s.Iterator != 0 {
 		multi = 1
 		if l.iterate != s.Iterator {
 			l.iterate, l.iterator = s.Iterator, agreement{}
 		}
-		l.iterator.add(find(words, s.Iterator, 0, 0))
+		l.iterator.add(where(words, s.Iterator, 0, 0))
 	}
 	if l.address[multi] != s.Capable {
 		l.address[multi], l.capable[multi] = s.Capable, agreement{}
 	}
-	l.capable[multi].add(find(words, s.Capable, 0, 0))
+	l.capable[multi].add(where(words, s.Capable, 0, 0))
 	base, ok := l.capable[multi].settled()
 	if !ok {
 		return true
 	}
 	above := base
-	l.caller.add(find(words, s.Caller, base, above))
+	returnsTo := s.Caller
+	if s.Trampoline != 0 {
+		returnsTo = s.Trampoline
+	}
+	l.caller.add(where(words, returnsTo, base, above))
 	callerAfter, ok := l.caller.settled()
 	if !ok {
 		return true
 	}
 	above = base + callerAfter
+	if s.Trampoline != 0 {
+		if l.trampoline != s.Trampoline {
+			l.trampoline, l.shift = s.Trampoline, agreement{}
+		}
+		l.shift.add(where(words, s.Caller, above, above))
+		shift, ok := l.shift.settled()
+		if !ok {
+			return true
+		}
+		base, above = base+shift, above+shift
+	}
 	if s.Wrapper != 0 {
 		l.security = s.Caller
-		l.wrapper.add(find(words, s.Wrapper, base, above))
+		l.wrapper.add(where(words, s.Wrapper, base, above))
 		wrapperAfter, ok := l.wrapper.settled()
 		if !ok {
 			return true
@@ -143,7 +232,7 @@ func (l *Learner) Learn(s *programs.Sample) bool {
 	if p.class != class {
 		p.class = programs.ClassUnknown // two answers: unwind each
 	}
-	p.asker.add(find(words, s.Asker, base, above))
+	p.asker.add(where(words, s.Asker, base, above))
 	return true
 }
 
@@ -171,6 +260,10 @@ func (l *Learner) Publish(v *programs.SettingValues) {
 		v.Multi.Iterator, v.Multi.IteratorAt = l.iterate, at
 	} else {
 		v.Multi.Capable = ^uint64(0)
+	}
+	v.Detour.Trampoline, v.Detour.Shift = 0, 0
+	if shift, ok := l.shift.settled(); ok {
+		v.Detour.Trampoline, v.Detour.Shift = l.trampoline, shift
 	}
 	var known []programs.Pair
 	caller, ok := l.caller.settled()

@@ -16,6 +16,8 @@ const (
 	inNSCap    = 0xffffffff8128a111
 	inOverride = 0xffffffff81ac3e10 // security_vm_enough_memory_mm
 	firstAsker = 0xffffffff81300000
+
+	inTrampoline = 0xffffffffc0201000
 )
 
 // stack makes a programs.Sample as the kernel side does, with stale copies of return addresses strewn over what nothing else needs.
@@ -41,19 +43,28 @@ func stack(r *rand.Rand, multi bool, caller, wrapper uint64, askerAt int, asker 
 	return s
 }
 
+// trampoline puts a frame of somebody's between cap_capable's and its caller's.
+func trampoline(s *programs.Sample, address uint64, words int) *programs.Sample {
+	at := 12
+	if s.Iterator != 0 {
+		at += 7
+	}
+	s.Trampoline = address
+	copy(s.Words[at+words:], s.Words[at:])
+	clear(s.Words[at : at+words])
+	s.Words[at], s.Words[at+words-1] = address, inCapable
+	return s
+}
+
 func TestLearn(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	l := NewLearner(false)
-	for range 60 {
+	for i := range 60 {
 		multi := r.IntN(2) == 0
 		l.Learn(stack(r, multi, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), programs.ClassAudited))
 		l.Learn(stack(r, multi, inOverride, 0, 16, firstAsker+r.Uint64N(50), programs.ClassNoAudit))
-		// Somebody's trampoline stands between: the words are not where they always are.
-		blocked := stack(r, multi, inSecurity, inNSCap, 30, firstAsker, programs.ClassAudited)
-		blocked.Blocked = 1
-		if l.Learn(blocked) {
-			t.Fatal("learned from a stack with a trampoline on it")
-		}
+		// Somebody's trampoline stands between. At the half of it another takes its place.
+		l.Learn(trampoline(stack(r, multi, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), programs.ClassAudited), inTrampoline+uint64(i/30), 14+2*(i/30)))
 	}
 	var v programs.SettingValues
 	l.Publish(&v)
@@ -64,6 +75,7 @@ func TestLearn(t *testing.T) {
 		Multi:    programs.Layout{Capable: inCapable, CapableAt: 136, Iterator: inIterator, IteratorAt: 80},
 		Security: inSecurity, CallerAfter: 16, WrapperAfter: 56, PairSeed: v.PairSeed,
 	}
+	want.Detour.Trampoline, want.Detour.Shift = inTrampoline+1, 128
 	if !reflect.DeepEqual(v, want) {
 		t.Errorf("learned %+v\nwant    %+v", v, want)
 	}
@@ -98,6 +110,43 @@ func TestLearnAmbiguous(t *testing.T) {
 	}
 	if v.Single.CapableAt != 80 {
 		t.Errorf("layout %+v: the copy of the asker's address is no reason not to know it", v.Single)
+	}
+}
+
+// TestLearnRecords: on a stack of frame records, a copy that always stands beside the right word is told from it.
+func TestLearnRecords(t *testing.T) {
+	const base = 0xffff800080cdb800
+	r := rand.New(rand.NewPCG(9, 10))
+	for _, beside := range []bool{false, true} {
+		l := NewLearner(false)
+		l.records = true
+		for range 30 {
+			asker := firstAsker + r.Uint64N(50)
+			s := stack(r, false, inSecurity, inNSCap, 25, asker, programs.ClassAudited)
+			for i := range s.Words { // no copies but those below
+				if i != 10 && i != 12 && i != 17 && i != 25 {
+					s.Words[i] = r.Uint64()
+				}
+			}
+			s.Words[15] = inSecurity // left by a trampoline that has returned
+			records := []int{10, 12, 17, 22, 25, 40}
+			if beside {
+				s = trampoline(s, inTrampoline, 20)
+				records = []int{10, 12, 32, 37, 42, 45, 60}
+			}
+			for i, at := range records[:len(records)-1] {
+				s.Words[at-1] = base + uint64(records[i+1]-1)*8
+			}
+			l.Learn(s)
+		}
+		var v programs.SettingValues
+		l.Publish(&v)
+		if v.CallerAfter != 16 || v.WrapperAfter != 56 || known(v.Pairs)[pairKey{inSecurity, inNSCap}].AskerAfter != 120 {
+			t.Errorf("with a trampoline: %t; learned %+v, %v", beside, v.Single, known(v.Pairs))
+		}
+		if beside && (v.Detour.Trampoline != inTrampoline || v.Detour.Shift != 160) {
+			t.Errorf("learned %+v", v.Detour)
+		}
 	}
 }
 
@@ -171,7 +220,11 @@ func FuzzLearn(f *testing.F) {
 		l := NewLearner(seed%2 == 0)
 		for i := range raw {
 			s := stack(r, raw[i]&1 != 0, inSecurity+uint64(raw[i]>>6), inNSCap*uint64(raw[i]>>1&1), 18+int(raw[i]>>2&15), firstAsker+uint64(raw[i]), uint32(raw[i]%3))
+			if raw[i]&2 != 0 {
+				s = trampoline(s, inTrampoline+uint64(raw[i]>>7), 2+int(raw[i]>>3&15))
+			}
 			s.Words[r.IntN(len(s.Words))] = uint64(raw[i])
+			l.records = raw[i]&32 != 0
 			l.Learn(s)
 		}
 		var v programs.SettingValues

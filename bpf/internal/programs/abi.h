@@ -175,6 +175,13 @@ struct layout {
 	u32 capable_at, iterator_at;
 };
 
+/* Somebody's fexit on cap_capable: it then returns to a trampoline, whose frame stands between it and its caller. */
+struct detour {
+	u64 trampoline; /* return address into it; 0 while none is known, as no word of a stack that is looked at is */
+	u32 shift;	/* bytes by which it moves all that is beyond it */
+	u32 unused;
+};
+
 /* A confirmed way to cap_capable. wrapper is 0 where the caller is not security_capable. */
 struct pair {
 	u64 caller, wrapper;
@@ -184,6 +191,7 @@ struct pair {
 
 struct setting_values {
 	struct layout single, multi;
+	struct detour detour;
 	u64 security; /* return address into security_capable */
 	u32 caller_after, wrapper_after; /* bytes from cap_capable's return address to its caller's and to the wrapper's */
 	u64 pair_seed; /* makes the known pairs fall on different entries of pairs */
@@ -217,9 +225,8 @@ struct announcement {
 
 /* One unwound stack beside the raw words it was found in: what the learner learns from. */
 struct sample {
-	u64 capable, iterator, caller, wrapper, asker;
+	u64 capable, iterator, trampoline, caller, wrapper, asker;
 	u32 class;
-	u16 blocked; /* something else stands between cap_capable and its caller, so the words tell nothing */
-	u16 by_caller; /* the class is the asker's, not the pair's */
+	u32 by_caller; /* the class is the asker's, not the pair's */
 	u64 words[WORDS];
 };

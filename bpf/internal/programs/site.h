@@ -4,17 +4,45 @@
 
 #include "unwind.h"
 
+/* pair_at reads the caller and the wrapper off the stack, at being where cap_capable's return address stands, and returns what is
+ * known of the two. */
+static __always_inline struct pair *pair_at(void *ctx, u32 at, u64 *caller, enum reading reading)
+{
+	u64 wrapper = 0;
+	struct pair *p;
+
+	*caller = address(ctx, at + settings.caller_after, reading);
+	if (*caller == settings.security)
+		wrapper = address(ctx, at + settings.wrapper_after, reading);
+	p = &settings.pairs[((*caller ^ wrapper << 1) * settings.pair_seed) >> (64 - PAIR_BITS)];
+	return p->caller == *caller && p->wrapper == wrapper ? p : NULL;
+}
+
+/* beyond is pair_at beyond somebody's trampoline, out of the fast path's way. It returns the pair's number plus one. */
+static __always_inline u32 beyond(void *ctx, u32 at, enum reading reading)
+{
+	struct pair *p;
+	u64 caller;
+
+	p = pair_at(ctx, at + settings.detour.shift, &caller, reading);
+	return p ? p - settings.pairs + 1 : 0;
+}
+
+static __noinline u32 beyond_cast(void *ctx, u32 at) { return beyond(ctx, at, CAST); }
+static __noinline u32 beyond_probe(void *ctx, u32 at) { return beyond(ctx, at, PROBE); }
+
 /* peek reads the caller, the wrapper and the asker off the stack and returns the class that goes with them, or CLASS_UNKNOWN
  * where the stack does not look as an unwind has confirmed it before.
  *
  * With one program on the tracepoint, bpf_trace_run5's frame lies straight on cap_capable's; with several,
  * __traceiter_cap_capable's stands between and all offsets differ. That may change at any time while we run, so both are tried
- * at each check, and each must show the return addresses that belong there. */
+ * at each check, and each must show the return addresses that belong there. The same holds for somebody's fexit on cap_capable. */
 static __always_inline u32 peek(void *ctx, u64 *asker, enum reading reading)
 {
 	u32 at = settings.single.capable_at;
-	u64 caller, wrapper = 0;
 	struct pair *p;
+	u64 caller;
+	u32 i;
 
 	if (address(ctx, at, reading) != settings.single.capable) {
 		at = settings.multi.capable_at;
@@ -22,12 +50,17 @@ static __always_inline u32 peek(void *ctx, u64 *asker, enum reading reading)
 		    address(ctx, settings.multi.iterator_at, reading) != settings.multi.iterator)
 			return CLASS_UNKNOWN;
 	}
-	caller = address(ctx, at + settings.caller_after, reading);
-	if (caller == settings.security)
-		wrapper = address(ctx, at + settings.wrapper_after, reading);
-	p = &settings.pairs[((caller ^ wrapper << 1) * settings.pair_seed) >> (64 - PAIR_BITS)];
-	if (p->caller != caller || p->wrapper != wrapper)
-		return CLASS_UNKNOWN;
+	p = pair_at(ctx, at, &caller, reading);
+	if (!p) {
+		if (caller != settings.detour.trampoline)
+			return CLASS_UNKNOWN;
+		i = reading == CAST ? beyond_cast(ctx, at) : beyond_probe(ctx, at);
+		if (!i)
+			return CLASS_UNKNOWN;
+		at += settings.detour.shift;
+		p = &settings.pairs[(i - 1) & (PAIRS - 1)];
+	}
+	asm volatile("" : "+r"(p)); /* else its number is kept in its place, and multiplied again */
 	*asker = address(ctx, at + p->asker_after, reading);
 	return p->class;
 }

@@ -84,22 +84,28 @@ type TracepointPair struct {
 }
 
 type TracepointSample struct {
-	_        structs.HostLayout
-	Capable  uint64
-	Iterator uint64
-	Caller   uint64
-	Wrapper  uint64
-	Asker    uint64
-	Class    uint32
-	Blocked  uint16
-	ByCaller uint16
-	Words    [64]uint64
+	_          structs.HostLayout
+	Capable    uint64
+	Iterator   uint64
+	Trampoline uint64
+	Caller     uint64
+	Wrapper    uint64
+	Asker      uint64
+	Class      uint32
+	ByCaller   uint32
+	Words      [64]uint64
 }
 
 type TracepointSettingValues struct {
-	_            structs.HostLayout
-	Single       TracepointLayout
-	Multi        TracepointLayout
+	_      structs.HostLayout
+	Single TracepointLayout
+	Multi  TracepointLayout
+	Detour struct {
+		_          structs.HostLayout
+		Trampoline uint64
+		Shift      uint32
+		Unused     uint32
+	}
 	Security     uint64
 	CallerAfter  uint32
 	WrapperAfter uint32

@@ -75,9 +75,9 @@ static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 	long n;
 	u64 ip;
 
-	f->capable = f->iterator = f->caller = f->wrapper = f->asker = 0;
+	f->capable = f->iterator = f->trampoline = f->caller = f->wrapper = f->asker = 0;
 	f->class = CLASS_UNKNOWN;
-	f->blocked = f->by_caller = 0;
+	f->by_caller = 0;
 	if (st)
 		st->unwinds++;
 	n = bpf_get_stack(ctx, s->ips, sizeof(s->ips), 0);
@@ -112,7 +112,6 @@ static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 			if (role != ROLE_AUDITED && role != ROLE_NOAUDIT && role != ROLE_BY_CALLER)
 				continue;
 			/* A compiler that put cap_capable's body into its caller. */
-			f->blocked = 1;
 			state = CALLER;
 		}
 		if (state == BY_CALLER) {
@@ -123,11 +122,15 @@ static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 				f->class = CLASS_NOAUDIT;
 			break;
 		}
+		/* Somebody's fexit on security_capable, likewise. */
+		if (state == WRAPPER && (role == ROLE_TRAMPOLINE || role == ROLE_SECURITY))
+			continue;
 		if (state == CALLER) {
-			if (role == ROLE_TRAMPOLINE || role == ROLE_CAPABLE) {
-				f->blocked = 1;
+			/* Somebody's fexit: its trampoline, then cap_capable's own first bytes. */
+			if (role == ROLE_TRAMPOLINE && !f->trampoline)
+				f->trampoline = ip;
+			if (role == ROLE_TRAMPOLINE || role == ROLE_CAPABLE)
 				continue;
-			}
 			f->caller = ip;
 			if (role == ROLE_SECURITY) {
 				state = WRAPPER;
@@ -152,14 +155,14 @@ static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 enum { LESSONS = 16 };
 
 /* teach shows user space the stack just unwound: a few of each way to cap_capable in each second, so that a busy one leaves
- * room for the others. A stack with something else's frame on it teaches nothing. */
+ * room for the others. */
 static __always_inline void teach(void *ctx, struct scratch *s, enum reading reading)
 {
-	u64 way = s->sample.caller ^ s->sample.wrapper << 1;
+	u64 way = s->sample.caller ^ s->sample.wrapper << 1 ^ s->sample.trampoline << 2;
 	struct lessons *l, first = { .tick = settings.tick };
 	int i;
 
-	if (!s->sample.capable || s->sample.blocked)
+	if (!s->sample.capable)
 		return;
 	l = bpf_map_lookup_elem(&taught, &way);
 	if (!l) {

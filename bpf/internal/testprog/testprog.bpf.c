@@ -23,6 +23,26 @@ int foreign_fexit(unsigned long long *ctx)
 	return 0;
 }
 
+// One that stands on the stack only until the function begins.
+SEC("fentry/cap_capable")
+int foreign_fentry(unsigned long long *ctx)
+{
+	return 0;
+}
+
+// Somebody else's programs on those that ask cap_capable, and on those whom it is asked for.
+SEC("fexit/security_capable")
+int foreign_security(unsigned long long *ctx)
+{
+	return 0;
+}
+
+SEC("fexit/ns_capable")
+int foreign_wrapper(unsigned long long *ctx)
+{
+	return 0;
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 1 << 22);

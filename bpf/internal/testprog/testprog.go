@@ -16,11 +16,14 @@ type Sighting = testprogSighting
 
 // The programs by name.
 const (
-	Empty        = "empty"
-	ForeignFexit = "foreign_fexit"
-	Opts         = "opts"
-	RecordEach   = "record_each"
-	Witness      = "witness"
+	Empty           = "empty"
+	ForeignFentry   = "foreign_fentry"
+	ForeignFexit    = "foreign_fexit"
+	ForeignSecurity = "foreign_security"
+	ForeignWrapper  = "foreign_wrapper"
+	Opts            = "opts"
+	RecordEach      = "record_each"
+	Witness         = "witness"
 )
 
 // Loaded is one program with the maps it uses. The program is not attached.

@@ -40,18 +40,21 @@ type testprogSighting struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	testprogMapRecords        = "records"
-	testprogMapSightings      = "sightings"
-	testprogProgEmpty         = "empty"
-	testprogProgForeignFexit  = "foreign_fexit"
-	testprogProgOpts          = "opts"
-	testprogProgRecordEach    = "record_each"
-	testprogProgWitness       = "witness"
-	testprogVarRecordsLost    = "records_lost"
-	testprogVarSightingsLost  = "sightings_lost"
-	testprogVarSightingsMade  = "sightings_made"
-	testprogVarUnusedRecord   = "unused_record"
-	testprogVarUnusedSighting = "unused_sighting"
+	testprogMapRecords          = "records"
+	testprogMapSightings        = "sightings"
+	testprogProgEmpty           = "empty"
+	testprogProgForeignFentry   = "foreign_fentry"
+	testprogProgForeignFexit    = "foreign_fexit"
+	testprogProgForeignSecurity = "foreign_security"
+	testprogProgForeignWrapper  = "foreign_wrapper"
+	testprogProgOpts            = "opts"
+	testprogProgRecordEach      = "record_each"
+	testprogProgWitness         = "witness"
+	testprogVarRecordsLost      = "records_lost"
+	testprogVarSightingsLost    = "sightings_lost"
+	testprogVarSightingsMade    = "sightings_made"
+	testprogVarUnusedRecord     = "unused_record"
+	testprogVarUnusedSighting   = "unused_sighting"
 )
 
 // loadTestprog returns the embedded CollectionSpec for testprog.
@@ -96,11 +99,14 @@ type testprogSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type testprogProgramSpecs struct {
-	Empty        *ebpf.ProgramSpec `ebpf:"empty"`
-	ForeignFexit *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
-	Opts         *ebpf.ProgramSpec `ebpf:"opts"`
-	RecordEach   *ebpf.ProgramSpec `ebpf:"record_each"`
-	Witness      *ebpf.ProgramSpec `ebpf:"witness"`
+	Empty           *ebpf.ProgramSpec `ebpf:"empty"`
+	ForeignFentry   *ebpf.ProgramSpec `ebpf:"foreign_fentry"`
+	ForeignFexit    *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
+	ForeignSecurity *ebpf.ProgramSpec `ebpf:"foreign_security"`
+	ForeignWrapper  *ebpf.ProgramSpec `ebpf:"foreign_wrapper"`
+	Opts            *ebpf.ProgramSpec `ebpf:"opts"`
+	RecordEach      *ebpf.ProgramSpec `ebpf:"record_each"`
+	Witness         *ebpf.ProgramSpec `ebpf:"witness"`
 }
 
 // testprogMapSpecs contains maps before they are loaded into the kernel.
@@ -168,17 +174,23 @@ type testprogVariables struct {
 //
 // It can be passed to loadTestprogObjects or ebpf.CollectionSpec.LoadAndAssign.
 type testprogPrograms struct {
-	Empty        *ebpf.Program `ebpf:"empty"`
-	ForeignFexit *ebpf.Program `ebpf:"foreign_fexit"`
-	Opts         *ebpf.Program `ebpf:"opts"`
-	RecordEach   *ebpf.Program `ebpf:"record_each"`
-	Witness      *ebpf.Program `ebpf:"witness"`
+	Empty           *ebpf.Program `ebpf:"empty"`
+	ForeignFentry   *ebpf.Program `ebpf:"foreign_fentry"`
+	ForeignFexit    *ebpf.Program `ebpf:"foreign_fexit"`
+	ForeignSecurity *ebpf.Program `ebpf:"foreign_security"`
+	ForeignWrapper  *ebpf.Program `ebpf:"foreign_wrapper"`
+	Opts            *ebpf.Program `ebpf:"opts"`
+	RecordEach      *ebpf.Program `ebpf:"record_each"`
+	Witness         *ebpf.Program `ebpf:"witness"`
 }
 
 func (p *testprogPrograms) Close() error {
 	return _TestprogClose(
 		p.Empty,
+		p.ForeignFentry,
 		p.ForeignFexit,
+		p.ForeignSecurity,
+		p.ForeignWrapper,
 		p.Opts,
 		p.RecordEach,
 		p.Witness,
