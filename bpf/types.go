@@ -68,7 +68,7 @@ type Process struct {
 
 // Cgroup is where the asking task stood.
 type Cgroup struct {
-	ID uint64 // kernfs node id
+	ID uint64 // kernfs node id; its serial number where there is no path
 	// Path is absolute ("/" is the root) and raw: like a process name it may
 	// hold any byte but NUL. It is empty where it could not be had.
 	Path string
@@ -154,6 +154,6 @@ type Refusal struct {
 type Info struct {
 	Source  Source
 	Audit   string // "callsite" or "opts": how audited is told
-	Cgroups string // "v2", or the v1 hierarchy's name
+	Cgroups string // which hierarchies have named a workload so far: "v2", "v1", "both" or "none"
 	Refused []Refusal
 }

@@ -36,7 +36,7 @@ var (
 	fexitInfo = bpf.Info{
 		Source:  bpf.SourceFexit,
 		Audit:   "opts",
-		Cgroups: "memory",
+		Cgroups: "v1",
 		Refused: []bpf.Refusal{
 			{Source: bpf.SourceTracepoint, Reason: "absent"},
 			{Source: bpf.SourceTracepoint, Reason: "absent"}, // tried twice

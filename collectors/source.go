@@ -15,7 +15,7 @@ type source struct {
 func newSource() source {
 	return source{
 		inUse: desc("capability_exporter_source_info",
-			"How the exporter sees the kernel's checks, how it tells audited ones, and which cgroup hierarchy names the workloads.",
+			"How the exporter sees the kernel's checks, how it tells audited ones, and which cgroup hierarchies have named a workload so far: v2, v1, both or none.",
 			"source", "audit", "cgroups"),
 		refused: desc("capability_exporter_source_refused_info",
 			"A source that was tried before the one in use, and why it could not be used.",

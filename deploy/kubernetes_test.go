@@ -95,7 +95,7 @@ func TestManifest(t *testing.T) {
 		t.Errorf("the DaemonSet is in namespace %q, not in %q", set.Metadata.Namespace, namespace.Metadata.Name)
 	}
 	if level := namespace.Metadata.Labels["pod-security.kubernetes.io/enforce"]; level != "privileged" {
-		t.Errorf("at the level %q no pod is admitted: hostPID and both capabilities are refused", level)
+		t.Errorf("at the level %q no pod is admitted: both capabilities are refused", level)
 	}
 	if selector := set.Spec.Selector.MatchLabels; len(selector) == 0 || !maps.Equal(selector, set.Spec.Template.Metadata.Labels) {
 		t.Errorf("it selects %v, and its pods are %v", selector, set.Spec.Template.Metadata.Labels)
@@ -153,8 +153,8 @@ func TestManifestPrivileges(t *testing.T) {
 	_, pod := readManifest(t)
 	exporter := buildExporter(t)
 
-	if !pod.HostPID || pod.HostUsers == nil || !*pod.HostUsers || len(pod.Containers) != 1 {
-		t.Fatalf("one container in the host's pid and user namespaces is needed: %+v", pod)
+	if pod.HostPID || pod.HostUsers == nil || !*pod.HostUsers || len(pod.Containers) != 1 {
+		t.Fatalf("one container in the host's user namespace, and a pid namespace of its own, is needed: %+v", pod)
 	}
 	security := pod.Containers[0].SecurityContext
 	if security.Privileged || !security.ReadOnlyRootFilesystem || !slices.Equal(security.Capabilities.Drop, []string{"ALL"}) {

@@ -107,7 +107,7 @@ func TestUnitSettings(t *testing.T) {
 		"Service PrivateUsers":          {"no"},
 		"Service LimitMEMLOCK":          {"infinity"}, // or there is no exporter before Linux 5.11
 
-		"Service ProtectProc":           {"default"},
+		"Service ProtectProc":           {"invisible"},
 		"Service ProcSubset":            {"all"},
 		"Service ProtectKernelTunables": {"yes"},
 		"Service ProtectControlGroups":  {"yes"},
