@@ -3,10 +3,8 @@ package bpf
 import (
 	"flag"
 	"fmt"
-	"os/exec"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -45,14 +43,9 @@ func loads(t *testing.T) []load {
 			unix.RawSyscall(unix.SYS_SETHOSTNAME, uintptr(unsafe.Pointer(&hostname[0])), ^uintptr(0), 0)
 		},
 	}, {
-		"seccomp(unreadable): no-audit", func() {
-			unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&filter)))
-		},
+		"seccomp(unreadable): no-audit", seccompCall(),
 	}, {
-		"mmap+munmap: overcommit", func() {
-			p, _, _ := unix.RawSyscall6(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON, ^uintptr(0), 0)
-			unix.RawSyscall(unix.SYS_MUNMAP, p, 4096, 0)
-		},
+		"mmap+munmap: overcommit", unixMap,
 	}}
 }
 
@@ -65,8 +58,7 @@ type way struct {
 const (
 	wayNothing = "nothing attached"
 	wayEmpty   = "an empty program"
-	wayOurs    = "ours, 1 series"
-	wayFull    = "ours, 4096 series"
+	wayOurs    = "ours"
 	waySecond  = "ours beside an empty one"
 	wayTwin    = "ours as two programs"
 	wayRecord  = "a record per check"
@@ -89,8 +81,7 @@ func ways(t *testing.T) []way {
 	}()
 	t.Cleanup(func() { reader.Close() })
 	one, two := false, true
-	ours, full, twin := openDetached(t, Options{pair: &one}), openDetached(t, Options{pair: &one}), openDetached(t, Options{pair: &two})
-	fillSeries(t, full)
+	ours, twin := openDetached(t, Options{pair: &one}), openDetached(t, Options{pair: &two})
 	must := func(l link.Link, err error) func() {
 		if err != nil {
 			t.Fatal(err)
@@ -112,7 +103,6 @@ func ways(t *testing.T) []way {
 		{wayNothing, func() func() { return func() {} }},
 		{wayEmpty, func() func() { return must(empty.Attach()) }},
 		{wayOurs, func() func() { return attach(ours) }},
-		{wayFull, func() func() { return attach(full) }},
 		{waySecond, func() func() {
 			a, b := must(empty.Attach()), attach(ours)
 			return func() { a(); b() }
@@ -142,22 +132,6 @@ func openDetached(t *testing.T, opts Options) *Tracer {
 		t.Fatal(err)
 	}
 	return tr
-}
-
-// fillSeries runs as many differently named executables as there are slots, each of which asks once.
-func fillSeries(t *testing.T, tr *Tracer) {
-	l, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.Programs[0]})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	path := tiny(t, "series")
-	if err := forkMany([]string{strconv.Itoa(tr.opts.SeriesLimit), path, path}); err != nil {
-		t.Fatal(err)
-	}
-	if s := snapshot(t, tr); s.Series != s.SeriesLimit {
-		t.Fatalf("%d of %d series in use", s.Series, s.SeriesLimit)
-	}
 }
 
 // TestCost is the benchmark: all ways in turn, round after round, and what each adds as a multiple of what the empty program
@@ -205,40 +179,20 @@ func TestCost(t *testing.T) {
 				median(added(w.name))/median(added(wayEmpty)))
 		}
 	}
-	out.WriteString(costOfExec(t, all))
+	out.WriteString(runTimes(t))
+	out.WriteString(costOfExec(t))
 	fmt.Print(out.String())
 }
 
-// costOfExec holds fork, exec and exit of /bin/true with ours against nothing.
-func costOfExec(t *testing.T, all []way) string {
-	const rounds, runs = 25, 200
-	took := map[string][]float64{}
-	for range rounds {
-		for _, w := range all {
-			if w.name != wayNothing && w.name != wayOurs {
-				continue
-			}
-			off := w.on()
-			start := time.Now()
-			for range runs {
-				if err := exec.Command("/bin/true").Run(); err != nil {
-					t.Fatal(err)
-				}
-			}
-			took[w.name] = append(took[w.name], float64(time.Since(start).Microseconds())/runs)
-			off()
-		}
-	}
-	base, ours := took[wayNothing], took[wayOurs]
-	return fmt.Sprintf("\nfork, exec and exit of /bin/true, %d rounds of %d, in us\n  %-28s %20s\n  %-28s %20s\n  difference of the medians %+.2f %%, beside the baseline's own spread of %.2f %%\n",
-		rounds, runs, wayNothing, spread(base), wayOurs, spread(ours),
-		100*(median(ours)/median(base)-1), 100*(quantile(base, 3)-quantile(base, 1))/median(base))
+func quantile(v []float64, quarter int) float64 {
+	v = sorted(v)
+	return v[(len(v)-1)*quarter/4]
 }
 
-func quantile(v []float64, quarter int) float64 {
+func sorted(v []float64) []float64 {
 	v = slices.Clone(v)
 	slices.Sort(v)
-	return v[(len(v)-1)*quarter/4]
+	return v
 }
 
 func median(v []float64) float64 { return quantile(v, 2) }

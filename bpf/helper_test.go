@@ -26,6 +26,7 @@ func helpers() map[string]func(args []string) error {
 		"traced":      beTraced,
 		"pagemap":     readPagemap,
 		"interrupted": interrupted,
+		"round":       passRound,
 		"watch":       watch,
 		"watchintime": watchInTime,
 		"asking":      askOnAndOn,

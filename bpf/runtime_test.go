@@ -1,0 +1,337 @@
+package bpf
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+
+	"capability_exporter/bpf/internal/programs"
+)
+
+// passRound is the helper that makes checks of so many kinds whenever it is its turn, and then gives the CPU to the next of a ring:
+// round KINDS TURNS. It is started by ring, with its own pipe as file descriptor 3 and the next one's as 4.
+func passRound(args []string) error {
+	kinds, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	turns, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
+	calls := cheapCalls()[:kinds]
+	token := make([]byte, 1)
+	for range turns {
+		if _, err := unix.Read(3, token); err != nil {
+			return fmt.Errorf("read: %w", err)
+		}
+		for _, c := range calls {
+			_, _, _ = unix.RawSyscall6(c[0], c[1], c[2], c[3], c[4], 0, 0)
+		}
+		if _, err := unix.Write(4, token); err != nil && !errors.Is(err, unix.EPIPE) { // the last turn's next has ended
+			return fmt.Errorf("write: %w", err)
+		}
+	}
+	return nil
+}
+
+// cheapCalls are system calls of root that ask for a capability before all else, are granted it, and then fail: each from another
+// kernel function or for another capability.
+func cheapCalls() [][5]uintptr {
+	const no = ^uintptr(0)
+	nowhere := uintptr(unsafe.Pointer(unsafe.StringData("/nowhere\x00")))
+	root := uintptr(unsafe.Pointer(unsafe.StringData("/\x00")))
+	return [][5]uintptr{
+		{unix.SYS_SETHOSTNAME, 0, no},
+		{unix.SYS_SETDOMAINNAME, 0, no},
+		{unix.SYS_SWAPON, 0, 0},
+		{unix.SYS_SWAPOFF, 0},
+		{unix.SYS_REBOOT, 0, 0, 0, 0},
+		{unix.SYS_PIVOT_ROOT, 0, 0},
+		{unix.SYS_INIT_MODULE, 0, 0, 0},
+		{unix.SYS_DELETE_MODULE, 0, 0},
+		{unix.SYS_SYSLOG, 9},
+		{unix.SYS_UMOUNT2, nowhere, 0},
+		{unix.SYS_FSOPEN, 0, 0},
+		{unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, 63},
+		{unix.SYS_PRCTL, unix.PR_SET_MM, no},
+		{unix.SYS_ACCT, nowhere},
+		{unix.SYS_MOUNT, 0, root, 0, unix.MS_REMOUNT},
+		{unix.SYS_BPF, unix.BPF_PROG_GET_NEXT_ID, 0, 0},
+		{unix.SYS_CHROOT, root},
+		{unix.SYS_FSPICK, 0, 0, 0},
+	}
+}
+
+// ring runs n processes of different names on one CPU, each of which gives it to the next after so many kinds of check.
+func ring(t *testing.T, n, kinds, turns int) {
+	t.Helper()
+	var readers, writers []*os.File
+	for range n {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		readers, writers = append(readers, r), append(writers, w)
+	}
+	path := executable(t, "ring")
+	var cmds []*exec.Cmd
+	for i := range n {
+		name := filepath.Join(filepath.Dir(path), fmt.Sprint("ring-", i))
+		if err := os.Link(path, name); err != nil {
+			t.Fatal(err)
+		}
+		cmd := helper(name, "round", strconv.Itoa(kinds), strconv.Itoa(turns))
+		cmd.ExtraFiles = []*os.File{readers[i], writers[(i+1)%n]}
+		cmd.Env = append(cmd.Env, "GOMAXPROCS=1")
+		if err := cmd.Start(); err != nil { // on this thread's CPU
+			t.Fatal(err)
+		}
+		cmds = append(cmds, cmd)
+	}
+	if _, err := writers[0].Write([]byte{0}); err != nil {
+		t.Fatal(err)
+	}
+	for _, cmd := range cmds {
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	}
+	for i := range n {
+		readers[i].Close()
+		writers[i].Close()
+	}
+}
+
+// spent is how long the kernel says a program has run, in ns, and how often.
+func spent(t *testing.T, p *ebpf.Program) (ns, runs float64) {
+	t.Helper()
+	stats, err := p.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return float64(stats.Runtime.Nanoseconds()), float64(stats.RunCount)
+}
+
+// runTimes measures by the kernel's own clock what a run of the program takes, where keys take turns. What is printed is that of this
+// program, with the clock's own share.
+func runTimes(t *testing.T) string {
+	t.Helper()
+	stats, err := ebpf.EnableStats(uint32(unix.BPF_STATS_RUN_TIME))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stats.Close()
+	one := false
+	tr, err := Open(Options{pair: &one, SeriesLimit: 16384})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	program := tr.objects.Programs[0]
+	average := func(f func()) float64 {
+		ns, runs := spent(t, program)
+		f()
+		ns2, runs2 := spent(t, program)
+		return (ns2 - ns) / (runs2 - runs)
+	}
+	seccomp, overcommit := seccompCall(), unixMap
+	hostname := func() { _ = askSysAdmin(nil) }
+	loop := func(n int, calls ...func()) func() {
+		return func() {
+			for range n {
+				for _, call := range calls {
+					call()
+				}
+			}
+		}
+	}
+	var out strings.Builder
+	fmt.Fprintf(&out, "\nby the kernel's own clock, ns a run, medians of 9 (one CPU)\n")
+	row := func(name string, base float64, f func()) float64 {
+		var took []float64
+		f()
+		for range 9 {
+			took = append(took, average(f))
+		}
+		m := median(took)
+		if base == 0 {
+			base = m
+		}
+		fmt.Fprintf(&out, "  %-44s %20s %8.2f\n", name, spread(took), m/base)
+		return m
+	}
+	ordinary := row("ordinary: one key, audited", 0, loop(50_000, hostname))
+	row("640 keys in turn: 40 programs, 16 kinds", ordinary, func() { ring(t, 40, 16, 300) })
+	row("the first check of a turn: 2 programs in turn", ordinary, func() { ring(t, 2, 1, 5000) })
+
+	// A new key: what as many processes of new names take more than those of one name.
+	path := tiny(t, "same")
+	const n = 500
+	round := 0
+	total := func(f func() error) float64 {
+		before, _ := spent(t, program)
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+		after, _ := spent(t, program)
+		return after - before
+	}
+	var more []float64
+	for range 9 {
+		same := total(func() error { return forkMany([]string{strconv.Itoa(n), path}) })
+		round++
+		fresh := total(func() error { return forkMany([]string{strconv.Itoa(n), path, fmt.Sprintf("%s-%d-", path, round)}) })
+		more = append(more, (fresh-same)/n)
+	}
+	fmt.Fprintf(&out, "  %-44s %20s %8.2f\n", "a new key, beyond a known one", spread(more), median(more)/ordinary)
+
+	// Two no-audit checks whose keys fall on one place of the cache, by a seed that is looked for, and by one that keeps them apart.
+	var askers [2]uint64
+	for i, call := range []func(){seccomp, overcommit} {
+		before := siteCounts(t, tr)
+		loop(1000, call)()
+		after := siteCounts(t, tr)
+		for asker, n := range after {
+			if n-before[asker] >= 900 {
+				askers[i] = asker
+			}
+		}
+	}
+	if err := tr.Close(); err != nil {
+		t.Fatal(err)
+	}
+	pairRow := func(name string, together bool, base float64) float64 {
+		seed := uint64(1)
+		for ; (placeOf(askers[0], seed) == placeOf(askers[1], seed)) != together; seed += 0x9E3779B97F4A7C16 {
+		}
+		tr, err := Open(Options{pair: &one, seeds: [2]uint64{seed, 0}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tr.Close()
+		program = tr.objects.Programs[0]
+		return row(name, base, loop(30_000, seccomp, overcommit))
+	}
+	apart := pairRow("two calls in turn, no-audit", false, 0)
+	pairRow("two calls in turn that collide", true, apart)
+	return out.String()
+}
+
+// placeOf is where a no-audit check of CAP_SYS_ADMIN stands in the cache: body.h's cache_of and cache_entry.
+func placeOf(asker, seed uint64) [2]uint64 {
+	mark := uint64(unix.CAP_SYS_ADMIN | programs.ClassNoAudit<<programs.WhatClassShift)
+	hash := (asker ^ mark<<32) * seed
+	place := hash * seed >> 59
+	if place >= uint64(len(programs.Cache{}.Cached)/2) {
+		place = 0
+	}
+	return [2]uint64{hash >> (64 - 4), place}
+}
+
+// siteCounts is how often each kernel function has asked for CAP_SYS_ADMIN without audit, by return address.
+func siteCounts(t *testing.T, tr *Tracer) map[uint64]uint64 {
+	t.Helper()
+	snapshot(t, tr)
+	counts := map[uint64]uint64{}
+	for slot := uint32(programs.SiteFixed); slot < uint32(programs.SiteFixed+tr.opts.SiteLimit); slot++ {
+		if tr.counters.site(slot) == 0 {
+			continue
+		}
+		r, err := record[programs.SiteRecord](tr.siteRecords, slot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if auditedOf(r.What) == AuditedNo && checkOf(r.What) == (Check{Capability: unix.CAP_SYS_ADMIN}) {
+			counts[r.Asker] += tr.counters.site(slot)
+		}
+	}
+	return counts
+}
+
+func unixMap() {
+	p, _, _ := unix.RawSyscall6(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON, ^uintptr(0), 0)
+	unix.RawSyscall(unix.SYS_MUNMAP, p, 4096, 0)
+}
+
+// seccompCall makes a check without audit, and fails right after it: before it allocates anything for the filter.
+func seccompCall() func() {
+	filter := unix.SockFprog{Len: 1}
+	return func() {
+		unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&filter)))
+	}
+}
+
+// costOfExec holds fork, exec and exit of /bin/true with ours against nothing, in pairs, until the difference is known within half a
+// per cent (95 %), or for as long as it may take.
+func costOfExec(t *testing.T) string {
+	t.Helper()
+	const runs, most = 20, 1500
+	one := false
+	tr := openDetached(t, Options{pair: &one})
+	runtime.GC()
+	measure := func() float64 {
+		start := time.Now()
+		for range runs {
+			if err := exec.Command("/bin/true").Run(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return float64(time.Since(start).Nanoseconds())
+	}
+	var differences []float64
+	mean, half := 0.0, math.Inf(1)
+	for len(differences) < most && (len(differences) < 50 || half > 0.5) {
+		without := measure()
+		l, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.Programs[0]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		with := measure()
+		l.Close()
+		differences = append(differences, 100*(with/without-1))
+		mean, half = interval(differences)
+	}
+	return fmt.Sprintf("\nfork, exec and exit of /bin/true: %+.2f %% with ours, 95 %% confidence interval %+.2f to %+.2f %%, of %d pairs of %d runs\n",
+		mean, mean-half, mean+half, len(differences), runs)
+}
+
+// interval is the mean without the tenth of the values that lie furthest out on each side, and half of its 95 % confidence interval
+// (Tukey and McLaughlin, for a trimmed mean).
+func interval(values []float64) (mean, half float64) {
+	v := sorted(values)
+	g := len(v) / 10
+	kept := v[g : len(v)-g]
+	for _, x := range kept {
+		mean += x / float64(len(kept))
+	}
+	n, w, s := float64(len(v)), 0.0, 0.0
+	winsorized := append(append(repeat(kept[0], g), kept...), repeat(kept[len(kept)-1], g)...)
+	for _, x := range winsorized {
+		w += x / n
+	}
+	for _, x := range winsorized {
+		s += (x - w) * (x - w) / (n - 1)
+	}
+	return mean, 1.96 * math.Sqrt(s) / (0.8 * math.Sqrt(n))
+}
+
+func repeat(x float64, n int) (v []float64) {
+	for range n {
+		v = append(v, x)
+	}
+	return v
+}
