@@ -80,16 +80,16 @@ func (c *counters) read() error {
 // losses sums the kernel side's statistics.
 func (c *counters) losses() (sum programs.StatValues, err error) {
 	for bank := range c.banks {
-		var v programs.Stats
+		var v programs.StatValues
 		if err := readAt(c.pages, c.at(bank, programs.StatPage), &v); err != nil {
 			return sum, fmt.Errorf("read the statistics: %w", err)
 		}
-		sum.Lost += v.Stats.Lost
-		sum.Withheld += v.Stats.Withheld
-		sum.Unwinds += v.Stats.Unwinds
-		sum.Declined += v.Stats.Declined
-		sum.Second += v.Stats.Second
-		sum.GoneLost += v.Stats.GoneLost
+		sum.Lost += v.Lost
+		sum.Withheld += v.Withheld
+		sum.Unwinds += v.Unwinds
+		sum.Declined += v.Declined
+		sum.Second += v.Second
+		sum.GoneLost += v.GoneLost
 	}
 	return sum, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"math/bits"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -239,7 +240,8 @@ func placeOf(asker, seed uint64) [2]uint64 {
 	if place >= uint64(len(programs.Cache{}.Cached)/2) {
 		place = 0
 	}
-	return [2]uint64{hash >> (64 - 4), place}
+	pages := bits.Len(programs.SitePage - programs.CachePage - 1)
+	return [2]uint64{hash >> (64 - pages), place}
 }
 
 // siteCounts is how often each kernel function has asked for CAP_SYS_ADMIN without audit, by return address.

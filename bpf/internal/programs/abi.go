@@ -14,7 +14,6 @@ type (
 	Sample        = TracepointSample
 	SettingValues = TracepointSettingValues
 	SiteRecord    = TracepointSiteRecord
-	Stats         = TracepointStatPage
 	StatValues    = TracepointStatValues
 	WhoKey        = TracepointWhoKey
 	WhoRecord     = TracepointWhoRecord
@@ -27,7 +26,7 @@ const (
 	PageSlots    = 512
 	StatPage     = 0
 	CachePage    = 1
-	SitePage     = 17
+	SitePage     = 33
 	PendingBits  = 20
 	SlotBits     = 22
 	PairBits     = 7

@@ -114,7 +114,7 @@ enum {
 	SLOT_BITS = 22,
 	STAT_PAGE = 0,
 	CACHE_PAGE = 1,
-	CACHE_PAGE_BITS = 4,
+	CACHE_PAGE_BITS = 5,
 	CACHE_PAGES = 1 << CACHE_PAGE_BITS,
 	SITE_PAGE = CACHE_PAGE + CACHE_PAGES
 };
@@ -156,13 +156,7 @@ struct turn {
 	u64 unused[5];
 };
 
-/* What else there is once for each CPU and bank. */
-struct stat_page {
-	struct stat_values stats;
-	struct turn turn;
-};
-
-/* One page of a CPU's cache. Each has a turn of its own, copied from the stat page's, so that a check touches one page. */
+/* One page of a CPU's cache. */
 struct cache_page {
 	struct turn turn;
 	struct cached cached[CACHED_PER_PAGE];

@@ -5,13 +5,17 @@
 #include "site.h"
 #include "who.h"
 
-/* cache_of is the page of the cache that a check belongs to. It depends on what is asked alone. */
-static __always_inline struct cache_page *cache_of(u64 asker, u32 mark, u32 bank, u64 *hash)
+/* cache_of is the page of the cache that a check belongs to. It must be known before who asked is: a page holds a turn of its own, so
+ * that a check touches no other. An audited check's is its task's, all of whose checks then find its turn there, and as many keys
+ * fall on one page as on another; a no-audit one has no turn, and its page is its asker's. */
+static __always_inline struct cache_page *cache_of(u64 asker, u32 mark, u64 task, u32 bank, u64 *hash)
 {
+	u64 page;
 	struct page *p;
 
 	*hash = (asker ^ (u64)mark << 32) * settings.seed;
-	p = my_page(bank, CACHE_PAGE + (*hash >> (64 - CACHE_PAGE_BITS)));
+	page = class_of(mark) == CLASS_AUDITED ? task * settings.seed : *hash;
+	p = my_page(bank, CACHE_PAGE + (page >> (64 - CACHE_PAGE_BITS)));
 	return p ? &p->cache : NULL;
 }
 
@@ -62,28 +66,22 @@ typedef int who_path(u32 bank);
 static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct page *p = my_page(bank, STAT_PAGE);
 	struct scratch *s = my_scratch(bank);
-	struct turn *mine;
 
-	if (!p || !s)
+	if (!s)
 		return 0;
-	mine = &p->once.turn;
-	if (!same_turn(mine, task)) {
-		/* First, and never the count of a turn that had not begun when the rest was read: where programs are preemptible, a
-		 * turn may end right here. */
-		mine->switches = task->nvcsw + task->nivcsw;
-		mine->task = (u64)task;
-		mine->start = task->start_time;
-		mine->exec_id = task->self_exec_id;
-		mine->mm = (u64)task->mm;
-		mine->exe = exe_of(task);
-		mine->css_set = (u64)task->cgroups;
-		mine->tick = settings.tick;
-		who(bank);
-		mine->who = s->who;
-	}
-	*t = *mine;
+	/* First, and never the count of a turn that had not begun when the rest was read: where programs are preemptible, a turn
+	 * may end right here. */
+	t->switches = task->nvcsw + task->nivcsw;
+	t->task = (u64)task;
+	t->start = task->start_time;
+	t->exec_id = task->self_exec_id;
+	t->mm = (u64)task->mm;
+	t->exe = exe_of(task);
+	t->css_set = (u64)task->cgroups;
+	t->tick = settings.tick;
+	who(bank);
+	t->who = s->who;
 	return 0;
 }
 
@@ -213,7 +211,7 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 		if (cred != own && borrowed(cred, own))
 			mark |= CACHED_BORROWED;
 	}
-	p = cache_of(site.asker, site.what, bank, &hash);
+	p = cache_of(site.asker, site.what, bpf_get_current_task(), bank, &hash);
 	if (!p)
 		return 0;
 	place = cache_entry(p, hash, s->who.cgroup, s->who.name);
@@ -249,7 +247,7 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 	if (told_of(ctx))
 		class = told_of(ctx);
 	mark |= class << WHAT_CLASS_SHIFT;
-	p = cache_of(asker, mark, bank, &hash);
+	p = cache_of(asker, mark, bpf_get_current_task(), bank, &hash);
 	if (!p)
 		return 0;
 	mark |= CACHED_SET;

@@ -69,7 +69,7 @@ enum {
 
 struct page {
 	union {
-		struct stat_page once;
+		struct stat_values stats;
 		struct cache_page cache;
 		u64 count[PAGE_SLOTS];
 	};
@@ -224,7 +224,7 @@ static __always_inline struct stat_values *my_stats(u32 bank)
 {
 	struct page *p = my_page(bank, STAT_PAGE);
 
-	return p ? &p->once.stats : NULL;
+	return p ? &p->stats : NULL;
 }
 
 static __always_inline u64 *counter(u32 bank, u32 page, u32 slot)

@@ -32,8 +32,20 @@ type TracepointAnnouncement struct {
 }
 
 type TracepointCachePage struct {
-	_      structs.HostLayout
-	Turn   TracepointTurn
+	_    structs.HostLayout
+	Turn struct {
+		_        structs.HostLayout
+		Task     uint64
+		Start    uint64
+		Switches uint64
+		ExecId   uint64
+		Mm       uint64
+		Exe      uint64
+		CssSet   uint64
+		Who      TracepointWhoKey
+		Tick     uint64
+		Unused   [5]uint64
+	}
 	Cached [62]TracepointCached
 }
 
@@ -70,9 +82,9 @@ type TracepointLayout struct {
 }
 
 type TracepointPage struct {
-	_    structs.HostLayout
-	Once TracepointStatPage
-	_    [3904]byte
+	_     structs.HostLayout
+	Stats TracepointStatValues
+	_     [4032]byte
 }
 
 type TracepointPair struct {
@@ -132,12 +144,6 @@ type TracepointSiteRecord struct {
 	Symbol  [128]uint8
 }
 
-type TracepointStatPage struct {
-	_     structs.HostLayout
-	Stats TracepointStatValues
-	Turn  TracepointTurn
-}
-
 type TracepointStatValues struct {
 	_        structs.HostLayout
 	Lost     uint64
@@ -148,20 +154,6 @@ type TracepointStatValues struct {
 	Second   uint64
 	Busy     uint64
 	GoneLost uint64
-}
-
-type TracepointTurn struct {
-	_        structs.HostLayout
-	Task     uint64
-	Start    uint64
-	Switches uint64
-	ExecId   uint64
-	Mm       uint64
-	Exe      uint64
-	CssSet   uint64
-	Who      TracepointWhoKey
-	Tick     uint64
-	Unused   [5]uint64
 }
 
 type TracepointWhoKey struct {
