@@ -1,8 +1,10 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -96,6 +98,45 @@ func keysOf[K any](t *testing.T, tr *Tracer, table string, key K) (keys []K) {
 		t.Fatal(err)
 	}
 	return keys
+}
+
+// TestOnePlace has all checks fall on one place of the cache, and one process ask by two kernel functions in turn: what a check was asked
+// by tells entries apart.
+func TestOnePlace(t *testing.T) {
+	const name, n = "on-one-place", 1000
+	tr := openLive(t, Options{seeds: [2]uint64{1, 0}}) // addresses in the kernel begin with ones, which choose the page and the place
+	run(t, helper(executable(t, name), "bytwo", strconv.Itoa(n)))
+	s := checkIdentities(t, tr)
+	missed := mayMiss(t, tr, s)
+	if got := by(s, name)["21 granted host"]; short(got, 2*n, missed) {
+		t.Errorf("%d checks, want %d", got, 2*n)
+	}
+	if !tr.features.Names {
+		return
+	}
+	for _, site := range []string{"sys_sethostname", "sys_setdomainname"} {
+		if got := siteCount(s, Check{Capability: 21}, AuditedYes, []string{site}); got+missed < n || got > n+n/2 {
+			t.Errorf("%d checks by %s, want %d", got, site, n)
+		}
+	}
+}
+
+// askByTwo is the helper that asks by sethostname(2) and setdomainname(2) in turn: bytwo N.
+func askByTwo(args []string) error {
+	runtime.LockOSThread()
+	n, err := strconv.Atoi(args[0])
+	if err := errors.Join(err, stayOn(0)); err != nil {
+		return err
+	}
+	for range n {
+		if err := askSysAdmin(nil); err != nil {
+			return err
+		}
+		if err := syscall3(unix.SYS_SETDOMAINNAME, 0, ^uintptr(0), 0); !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("setdomainname: %w", err)
+		}
+	}
+	return nil
 }
 
 // TestMovedMeanwhile: somebody on another CPU moves a process that keeps its own.
@@ -329,6 +370,28 @@ func TestAnnounced(t *testing.T) {
 	}
 	if len(told) != 0 {
 		t.Errorf("told %d times more", len(told))
+	}
+}
+
+// TestAnnouncedOverflow: a denial that has no slot of its own is announced with the cgroup and the process it came from.
+func TestAnnouncedOverflow(t *testing.T) {
+	const name = "announced-overflow"
+	told := make(chan Announcement, 100)
+	tr := openLive(t, Options{SeriesLimit: 1, Announce: func(a Announcement) {
+		if a.Process.Name == name && a.Capability == 21 && a.Denied {
+			told <- a
+		}
+	}})
+	run(t, exec.Command(tiny(t, "takes-the-slot")))
+	run(t, inCgroup(newCgroup(t, name), helper(executable(t, name), "row", "sethostname", "without", "1", t.TempDir())))
+	checkIdentities(t, tr)
+	select {
+	case a := <-told:
+		if !a.Overflow || a.New || a.Cgroup.Path != "/"+name {
+			t.Errorf("overflow: %t, new: %t, in %v, want a known one under _other in /%s", a.Overflow, a.New, a.Cgroup, name)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("not announced")
 	}
 }
 

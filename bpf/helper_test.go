@@ -34,6 +34,7 @@ func helpers() map[string]func(args []string) error {
 		"bothrights":  readBoth,
 		"moved":       askWhileMoved,
 		"race":        askAtOnce,
+		"bytwo":       askByTwo,
 	}
 }
 

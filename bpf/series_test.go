@@ -310,10 +310,11 @@ func TestSeriesBegan(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, w := range all {
-			if w.Created.Equal(began) {
-				began = w.Created
-			} else if len(all) == 1 {
+			if len(all) == 1 && !w.Created.Equal(began) {
 				t.Errorf("began %s, want %s", w.Created, began)
+			}
+			if w.Count != 1 {
+				t.Errorf("%d checks, want 1 in each slot", w.Count)
 			}
 			if !slices.Equal(w.CallSites, []string{"somewhere"}) {
 				t.Errorf("asked by %v", w.CallSites)
@@ -381,10 +382,44 @@ func TestKnownCgroups(t *testing.T) {
 	if state, err := s.cgroups.of(3, 10); err != nil || !state.nameless || state.gone != 10 {
 		t.Errorf("%+v, %v, want a nameless one", state, err)
 	}
+	k.cgroup(4, "d")
+	s.cgroups.known[4] = &cgroupState{gone: 1, nameless: true} // as it was before there was a record
+	if state, err := s.cgroups.of(4, 10); err != nil || state.nameless || state.gone != 0 || state.cgroup.Path != "/d" {
+		t.Errorf("%+v, %v, want /d, which has a name by now", state, err)
+	}
 	for _, used := range []bool{true, false} {
 		s.cgroups.dropNameless(map[uint64]bool{3: used})
 		if known := s.cgroups.known[3] != nil; known != used || len(s.cgroups.known) < 2 {
 			t.Errorf("in use: %t, known: %t of %d", used, known, len(s.cgroups.known))
 		}
+	}
+}
+
+// TestCarriedLimit: what is carried on has no more keys than there are slots. A slot of one key more waits, and still counts.
+func TestCarriedLimit(t *testing.T) {
+	k, s := newFake()
+	keyOfPath := func(path string) seriesKey { return keyOf(&WorkloadCount{Cgroup: Cgroup{Path: path}}) }
+	for i := range fakeLimit {
+		s.carried[keyOfPath(string(rune('a'+i)))] = carriedSeries{count: 1}
+	}
+	s.retired = []retiredSlot{{slot: 1, key: keyOfPath("more"), carry: true}, {slot: 2, key: keyOfPath("a"), carry: true}, {slot: 3, key: keyOfPath("ended")}}
+	k.free, k.counted = nil, map[uint32]uint64{1: 10, 2: 10, 3: 10}
+	if err := s.free(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(k.free, []uint32{2, 3}) || len(s.retired) != 1 || len(s.carried) != fakeLimit {
+		t.Errorf("freed %v, with %d carried and %d retired", k.free, len(s.carried), len(s.retired))
+	}
+	carried, ended := s.left()
+	var n uint64
+	for _, w := range carried {
+		n += w.Count
+	}
+	if n != fakeLimit+20 || len(ended) != 1 || ended[0].Count != 10 {
+		t.Errorf("%d carried on and %v ended", n, ended)
+	}
+	s.endCarried(func(c Cgroup) bool { return c.Path == "b" })
+	if err := s.free(time.Hour); err != nil || !slices.Contains(k.free, 1) {
+		t.Errorf("freed %v (%v) when there was room", k.free, err)
 	}
 }
