@@ -12,7 +12,8 @@ func TestBootClock(t *testing.T) {
 	calls := 0
 	c, err := startClock(func() (int64, error) {
 		now, err := bootTime()
-		if calls++; calls == 1 {
+		calls++
+		if calls == 1 {
 			time.Sleep(200 * time.Millisecond)
 		}
 		return int64(now + ahead), err
