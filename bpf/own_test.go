@@ -66,9 +66,10 @@ func TestOwnChecks(t *testing.T) {
 // TestBestSource: of the sources that the kernel has, the first is taken.
 func TestBestSource(t *testing.T) {
 	tr := openLive(t, Options{})
-	for _, s := range source.All() {
+	for i, s := range source.All() {
 		if s.Present(tr.features) {
-			if info := tr.Info(); info.Source != Source(s.Name) {
+			// Those before it are told to be absent, and none behind it has been tried.
+			if info := tr.Info(); info.Source != Source(s.Name) || len(info.Refused) != i {
 				t.Errorf("took %s, and not %s; refused: %v", info.Source, s.Name, info.Refused)
 			}
 			return
