@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 
@@ -69,6 +72,7 @@ func TestOpenersRights(t *testing.T) {
 		process  string
 		drop     []string
 		uid      uint32
+		userNS   bool
 		borrowed bool
 	}{
 		{process: "reads-its-own"},
@@ -76,6 +80,11 @@ func TestOpenersRights(t *testing.T) {
 		{process: "reads-without-chown", drop: []string{"cap_chown"}, borrowed: true},
 		{process: "reads-without-perfmon", drop: []string{"cap_perfmon"}, borrowed: true},
 		{process: "reads-as-nobody", uid: nobody, borrowed: true},
+		// One thing differs, and nothing else.
+		{process: "reads-with-another-uid", drop: []string{"uid"}, borrowed: true},
+		{process: "reads-with-another-euid", drop: []string{"euid"}, borrowed: true},
+		{process: "reads-with-another-suid", drop: []string{"suid"}, borrowed: true},
+		{process: "reads-in-user-namespace", drop: lacking(), userNS: true, borrowed: true},
 	} {
 		t.Run(test.process, func(t *testing.T) {
 			file, err := os.Open("/proc/self/pagemap")
@@ -88,6 +97,10 @@ func TestOpenersRights(t *testing.T) {
 			cmd := helper(path, "pagemap", test.drop...)
 			cmd.ExtraFiles = []*os.File{file}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: test.uid, Gid: test.uid}}
+			if test.userNS {
+				root := []syscall.SysProcIDMap{{Size: 1}}
+				cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWUSER, UidMappings: root, GidMappings: root}
+			}
 			before := snapshot(t, tr)
 			run(t, cmd)
 			s := checkIdentities(t, tr)
@@ -101,9 +114,77 @@ func TestOpenersRights(t *testing.T) {
 	}
 }
 
-// readPagemap is the helper that gives up a capability and reads from the file that it was handed: pagemap [NAME].
-func readPagemap(args []string) error {
-	for _, name := range args {
+// lacking names the capabilities that this process does not have, and the root of a new user namespace has.
+func lacking() (names []string) {
+	set := cap.GetProc()
+	for c := range cap.MaxBits() {
+		if has, err := set.GetFlag(cap.Permitted, c); err == nil && !has {
+			names = append(names, c.String())
+		}
+	}
+	return names
+}
+
+// TestBothRights has a process read by turns with its own rights and with those of an opener that had more, in one turn and through
+// one kernel function: what was found for the one is not good for the other.
+func TestBothRights(t *testing.T) {
+	const process, n = "reads-with-both", 1000
+	tr := openLive(t, Options{})
+	file, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	cmd := helper(executable(t, process), "bothrights", strconv.Itoa(n))
+	cmd.ExtraFiles = []*os.File{file}
+	before := snapshot(t, tr)
+	run(t, cmd)
+	s := checkIdentities(t, tr)
+	const sysAdmin = 21
+	borrowed, own := borrowedCount(s, sysAdmin)-borrowedCount(before, sysAdmin), by(s, process)["21 granted host"]
+	missed := mayMiss(t, tr, s)
+	if short(own, n, missed) || borrowed+missed < n {
+		t.Errorf("%d checks counted as borrowed and %d as its own, want %d of each", borrowed, own, n)
+	}
+}
+
+// readBoth is the helper that gives up a capability, and reads by turns from a file of its own and from the one that it was handed:
+// bothrights N.
+func readBoth(args []string) error {
+	runtime.LockOSThread()
+	n, err := strconv.Atoi(args[0])
+	if err := errors.Join(err, stayOn(0), giveUp("cap_chown")); err != nil {
+		return err
+	}
+	own, err := os.Open("/proc/self/pagemap")
+	if err != nil {
+		return err
+	}
+	handed := os.NewFile(3, "pagemap")
+	var entry [8]byte
+	for range n {
+		_, mine := own.ReadAt(entry[:], 0)
+		_, others := handed.ReadAt(entry[:], 0)
+		if err := errors.Join(mine, others); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// giveUp has this thread give up a capability, or one of its user ids (uid, euid, suid) and no capability with it.
+func giveUp(names ...string) error {
+	for _, name := range names {
+		if i := slices.Index([]string{"uid", "euid", "suid"}, name); i >= 0 {
+			const noSetuidFixup = 1 << 2 // SECBIT_NO_SETUID_FIXUP
+			ids := [3]uintptr{^uintptr(0), ^uintptr(0), ^uintptr(0)}
+			ids[i] = nobody
+			err := errors.Join(unix.Prctl(unix.PR_SET_SECUREBITS, noSetuidFixup, 0, 0, 0), syscall3(unix.SYS_SETRESUID, ids[0], ids[1], ids[2]))
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		drop, err := cap.FromName(name)
 		if err != nil {
 			return err
@@ -112,6 +193,15 @@ func readPagemap(args []string) error {
 		if err := errors.Join(set.SetFlag(cap.Effective, false, drop), set.SetFlag(cap.Permitted, false, drop), set.SetProc()); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// readPagemap is the helper that gives something up and reads from the file that it was handed: pagemap [NAME]....
+func readPagemap(args []string) error {
+	runtime.LockOSThread()
+	if err := giveUp(args...); err != nil {
+		return err
 	}
 	var entry [8]byte
 	_, err := os.NewFile(3, "pagemap").Read(entry[:])

@@ -260,6 +260,12 @@ func TestSecondProgram(t *testing.T) {
 			t.Errorf("unclassified: %+v", c)
 		}
 	}
+	tr.mu.Lock()
+	single := tr.settings.Single
+	tr.mu.Unlock()
+	if single.Capable == ^uint64(0) { // else everything above would hold for one layout, and say nothing about two
+		t.Error("never saw the stack with one program on the tracepoint: somebody else has one there")
+	}
 	if times < 10 {
 		t.Errorf("the second program came and went only %d times", times)
 	}

@@ -35,6 +35,35 @@ func TestCgroupPath(t *testing.T) {
 	}
 }
 
+// TestWhat reads what a check was, bit by bit.
+func TestWhat(t *testing.T) {
+	for what, want := range map[uint32]Check{
+		0: {}, 63: {Capability: 63}, 21 | programs.WhatDenied: {Capability: 21, Denied: true}, 21 | programs.WhatUserNS: {Capability: 21, UserNS: true},
+		21 | programs.WhatDenied | programs.WhatUserNS | 3<<programs.WhatClassShift | 3<<programs.WhatKindShift: {Capability: 21, Denied: true, UserNS: true},
+	} {
+		if got := checkOf(what); got != want {
+			t.Errorf("%#x: %+v, want %+v", what, got, want)
+		}
+	}
+	for class, want := range map[uint32]Audited{
+		programs.ClassUnknown: AuditedUnknown, programs.ClassNoAudit: AuditedNo, programs.ClassAudited: AuditedYes,
+	} {
+		if got := auditedOf(class<<programs.WhatClassShift | programs.WhatKind<<programs.WhatKindShift | 255); got != want {
+			t.Errorf("class %d: %d, want %d", class, got, want)
+		}
+	}
+	for kind, want := range map[uint8]Process{
+		programs.KindFile: {Name: "name"}, programs.KindKernel: {Kind: ProcessKernel}, programs.KindExiting: {Kind: ProcessExiting},
+	} {
+		if got := processOf(kind, []byte("name\x00rest")); got != want {
+			t.Errorf("kind %d: %+v, want %+v", kind, got, want)
+		}
+	}
+	if got := text([]byte("whole")); got != "whole" {
+		t.Errorf("%q of a text without a NUL", got)
+	}
+}
+
 // FuzzDecode reads records of any content: the kernel side is trusted, but its memory is shared with whoever may write it.
 func FuzzDecode(f *testing.F) {
 	f.Add([]byte("leaf\x00top\x00"), uint32(9))

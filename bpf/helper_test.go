@@ -32,6 +32,10 @@ func helpers() map[string]func(args []string) error {
 		"asking":      askOnAndOn,
 		"opens":       openOften,
 		"tun":         openTun,
+		"bothrights":  readBoth,
+		"moved":       askWhileMoved,
+		"race":        askAtOnce,
+		"bytwo":       askByTwo,
 	}
 }
 

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf/internal/source"
 )
 
 // openAndLook is the helper that does the exporter's work with the two capabilities alone.
@@ -58,5 +60,19 @@ func TestOwnChecks(t *testing.T) {
 	}
 	if asked["39 granted host"] == 0 {
 		t.Errorf("asked for %v: no CAP_BPF, so this was not it", asked)
+	}
+}
+
+// TestBestSource: of the sources that the kernel has, the first is taken.
+func TestBestSource(t *testing.T) {
+	tr := openLive(t, Options{})
+	for i, s := range source.All() {
+		if s.Present(tr.features) {
+			// Those before it are told to be absent, and none behind it has been tried.
+			if info := tr.Info(); info.Source != Source(s.Name) || len(info.Refused) != i {
+				t.Errorf("took %s, and not %s; refused: %v", info.Source, s.Name, info.Refused)
+			}
+			return
+		}
 	}
 }

@@ -297,3 +297,129 @@ func TestCarriedNames(t *testing.T) {
 		t.Errorf("carried %v, ended %v after one of them was gone", carried, ended)
 	}
 }
+
+// TestSeriesBegan: a series has begun when its first slot's did, and knows who asked for it, whatever becomes of the slots.
+func TestSeriesBegan(t *testing.T) {
+	k, s := newFake()
+	s.clock = bootClock{wall: time.Unix(1000, 0), boot: time.Second}
+	began := time.Unix(1001, 0)
+	check := func(now time.Duration, n int) {
+		t.Helper()
+		all, inUse, _, err := s.all(now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range all {
+			if len(all) == 1 && !w.Created.Equal(began) {
+				t.Errorf("began %s, want %s", w.Created, began)
+			}
+			if w.Count != 1 {
+				t.Errorf("%d checks, want 1 in each slot", w.Count)
+			}
+			if !slices.Equal(w.CallSites, []string{"somewhere"}) {
+				t.Errorf("asked by %v", w.CallSites)
+			}
+		}
+		if len(all) != n || inUse > n {
+			t.Errorf("%d series, %d in use, want %d", len(all), inUse, n)
+		}
+	}
+	k.cgroup(1, "service")
+	k.cgroup(2, "service")
+	k.ask(1, "x", 1, 2*time.Second)
+	check(3*time.Second, 1)
+	k.ask(2, "x", 1, 5*time.Second)
+	s.cgroups.left(1, 6*time.Second)
+	endAt(t, s, time.Minute) // retires the first
+	check(time.Minute, 2)
+	endAt(t, s, 2*time.Minute) // releases it
+	check(2*time.Minute, 2)
+	carried, _ := s.left()
+	if len(carried) != 1 || !carried[0].Created.Equal(began) {
+		t.Errorf("carried %+v, want one since %s", carried, began)
+	}
+	// Another that began later changes nothing.
+	s.release(retiredSlot{slot: 99, key: keyOf(&carried[0]), carry: true, created: began.Add(time.Hour)})
+	if carried, _ = s.left(); len(carried) != 1 || !carried[0].Created.Equal(began) {
+		t.Errorf("carried %+v, want one since %s", carried, began)
+	}
+}
+
+// TestHierarchies: what is said of them is what has named a workload.
+func TestHierarchies(t *testing.T) {
+	for want, records := range map[string][]uint16{"none": nil, "v1": {1}, "v2": {0}, "both": {1, 0}} {
+		k, s := newFake()
+		for i, v1 := range records {
+			k.cgroup(uint64(i+1), "x")
+			k.cgroups[uint64(i+1)].V1 = v1
+			if _, err := s.cgroups.of(uint64(i+1), 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.cgroups.hierarchies(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// TestKnownCgroups: a cgroup is gone since it was first told, or since its record says; one that has no name is kept in mind for as long
+// as a slot is its own.
+func TestKnownCgroups(t *testing.T) {
+	k, s := newFake()
+	k.cgroup(1, "a")
+	k.cgroup(2, "b")
+	k.cgroups[2].Offline = 7
+	for serial, want := range map[uint64]time.Duration{1: 5, 2: 7} {
+		if _, err := s.cgroups.of(serial, 1); err != nil {
+			t.Fatal(err)
+		}
+		s.cgroups.left(serial, 5)
+		s.cgroups.left(serial, 9)
+		if state, err := s.cgroups.of(serial, 10); err != nil || state.gone != want {
+			t.Errorf("cgroup %d: %+v, %v, want it gone at %d", serial, state, err, want)
+		}
+	}
+	if state, err := s.cgroups.of(3, 10); err != nil || !state.nameless || state.gone != 10 {
+		t.Errorf("%+v, %v, want a nameless one", state, err)
+	}
+	k.cgroup(4, "d")
+	s.cgroups.known[4] = &cgroupState{gone: 1, nameless: true} // as it was before there was a record
+	if state, err := s.cgroups.of(4, 10); err != nil || state.nameless || state.gone != 0 || state.cgroup.Path != "/d" {
+		t.Errorf("%+v, %v, want /d, which has a name by now", state, err)
+	}
+	for _, used := range []bool{true, false} {
+		s.cgroups.dropNameless(map[uint64]bool{3: used})
+		if known := s.cgroups.known[3] != nil; known != used || len(s.cgroups.known) < 2 {
+			t.Errorf("in use: %t, known: %t of %d", used, known, len(s.cgroups.known))
+		}
+	}
+}
+
+// TestCarriedLimit: what is carried on has no more keys than there are slots. A slot of one key more waits, and still counts.
+func TestCarriedLimit(t *testing.T) {
+	k, s := newFake()
+	keyOfPath := func(path string) seriesKey { return keyOf(&WorkloadCount{Cgroup: Cgroup{Path: path}}) }
+	for i := range fakeLimit {
+		s.carried[keyOfPath(string(rune('a'+i)))] = carriedSeries{count: 1}
+	}
+	s.retired = []retiredSlot{{slot: 1, key: keyOfPath("more"), carry: true}, {slot: 2, key: keyOfPath("a"), carry: true}, {slot: 3, key: keyOfPath("ended")}}
+	k.free, k.counted = nil, map[uint32]uint64{1: 10, 2: 10, 3: 10}
+	if err := s.free(time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(k.free, []uint32{2, 3}) || len(s.retired) != 1 || len(s.carried) != fakeLimit {
+		t.Errorf("freed %v, with %d carried and %d retired", k.free, len(s.carried), len(s.retired))
+	}
+	carried, ended := s.left()
+	var n uint64
+	for _, w := range carried {
+		n += w.Count
+	}
+	if n != fakeLimit+20 || len(ended) != 1 || ended[0].Count != 10 {
+		t.Errorf("%d carried on and %v ended", n, ended)
+	}
+	s.endCarried(func(c Cgroup) bool { return c.Path == "b" })
+	if err := s.free(time.Hour); err != nil || !slices.Contains(k.free, 1) {
+		t.Errorf("freed %v (%v) when there was room", k.free, err)
+	}
+}

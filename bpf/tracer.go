@@ -38,11 +38,12 @@ type Options struct {
 	denialBurst  uint32
 	confirmEvery uint32
 	quarantine   time.Duration
-	holdReader   <-chan struct{} // the ring's reader waits for it
-	holdGone     <-chan struct{} // and so does that of the ring of cgroups that are gone,
-	goneSize     int             // which has so many bytes
-	nameMask     *uint64         // what is left of a name's hash in the table; nil: all
-	seeds        [2]uint64       // odd; 0: others at each start
+	second       <-chan time.Time // of the housekeeping; nil: the clock's
+	holdReader   <-chan struct{}  // the ring's reader waits for it
+	holdGone     <-chan struct{}  // and so does that of the ring of cgroups that are gone,
+	goneSize     int              // which has so many bytes
+	nameMask     *uint64          // what is left of a name's hash in the table; nil: all
+	seeds        [2]uint64        // odd; 0: others at each start
 }
 
 func (o *Options) setDefaults() {
@@ -293,13 +294,17 @@ func (t *Tracer) endSeries() error {
 
 // keepHouse is the kernel side's clock, and looks for series that have ended.
 func (t *Tracer) keepHouse() {
-	second := time.NewTicker(time.Second)
-	defer second.Stop()
+	second := t.opts.second
+	if second == nil {
+		clock := time.NewTicker(time.Second)
+		defer clock.Stop()
+		second = clock.C
+	}
 	for n := 1; ; n++ {
 		select {
 		case <-t.stop:
 			return
-		case <-second.C:
+		case <-second:
 		}
 		t.mu.Lock()
 		err := t.set(func(v *programs.SettingValues) {

@@ -212,6 +212,58 @@ func TestRoles(t *testing.T) {
 	}
 }
 
+// TestRolesOfMany holds some of each role against what the kernel's source has them do.
+func TestRolesOfMany(t *testing.T) {
+	roles := Roles()
+	for role, names := range map[uint32][]string{
+		programs.RoleCapable:  {"cap_capable"},
+		programs.RoleIterator: {"__traceiter_cap_capable"},
+		programs.RoleSecurity: {"security_capable"},
+		programs.RoleAudited: {
+			"capable", "ns_capable", "ns_capable_setid", "file_ns_capable", "capable_wrt_inode_uidgid", "has_capability", "has_ns_capability",
+			"get_proc_task_net", "cap_capset", "cap_task_prctl", "cap_mmap_addr", "policy_ns_capable", "smack_privileged_cred",
+		},
+		programs.RoleNoAudit: {
+			"ns_capable_noaudit", "capable_noaudit", "has_capability_noaudit", "has_ns_capability_noaudit", "ptracer_capable",
+			"kallsyms_show_value", "cap_vm_enough_memory", "security_vm_enough_memory_mm", "aa_change_profile",
+		},
+		programs.RoleByCaller:      {"has_cap_mac_admin"},
+		programs.RoleCallerAudited: {"selinux_inode_setxattr", "selinux_setprocattr", "selinux_lsm_setattr"},
+		programs.RoleCallerNoAudit: {"selinux_inode_getsecurity"},
+		programs.RoleNone:          {"", "path_mount"},
+	} {
+		for _, name := range names {
+			if roles[name] != role {
+				t.Errorf("%q has role %d, want %d", name, roles[name], role)
+			}
+		}
+	}
+}
+
+// TestLearnTwice: two stacks are not enough, and three are.
+func TestLearnTwice(t *testing.T) {
+	var a agreement
+	for n := 1; n <= 4; n++ {
+		a.add([]uint32{80})
+		if _, ok := a.settled(); ok != (n >= 3) {
+			t.Errorf("settled after %d stacks: %t", n, ok)
+		}
+	}
+}
+
+// TestKnows counts what may be peeked at.
+func TestKnows(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 12))
+	l := NewLearner(false)
+	for i := range 60 {
+		l.Learn(stack(r, false, inSecurity, inNSCap, 19, firstAsker+r.Uint64N(50), programs.ClassAudited))
+		l.Learn(stack(r, false, inOverride, 0, 16, firstAsker+r.Uint64N(50), programs.ClassNoAudit+uint32(i%2))) // of two classes
+	}
+	if n := l.Knows(); n != 1 {
+		t.Errorf("knows %d, want 1", n)
+	}
+}
+
 // FuzzLearn feeds the Learner any memory at all: it must not fail, and not publish what the last stacks contradict.
 func FuzzLearn(f *testing.F) {
 	f.Add([]byte{1, 2, 3}, uint64(1))

@@ -7,8 +7,10 @@ import (
 	"go/types"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -89,6 +91,31 @@ func TestFastPathStack(t *testing.T) {
 		}
 		if seen < 100 || depth == 0 || depth > limit {
 			t.Errorf("%s: %d bytes on the stack of a function of %d instructions, want 1 to %d", name, depth, seen, limit)
+		}
+	}
+}
+
+// TestSettleOrder: what is pending is taken out of its entry before it is added to anything, see settle in body.h.
+func TestSettleOrder(t *testing.T) {
+	for _, object := range []string{"tracepoint_x86_bpfel.o", "tracepoint_arm64_bpfel.o", "fexit_x86_bpfel.o", "fexit_arm64_bpfel.o"} {
+		spec, err := ebpf.LoadCollectionSpec(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		program, _, _ := strings.Cut(object, "_")
+		var stores []int16 // at which offset, in their order; those to the stack apart
+		inside := false
+		for _, ins := range spec.Programs[program].Instructions {
+			if symbol := ins.Symbol(); symbol != "" {
+				inside = symbol == "settle"
+			}
+			if inside && ins.OpCode.Class().IsStore() && ins.Dst != asm.R10 {
+				stores = append(stores, ins.Offset)
+			}
+		}
+		want := []int16{int16(unsafe.Offsetof(Cached{}.Counted)), 0, 0}
+		if !slices.Equal(stores, want) {
+			t.Errorf("%s: settle stores at offsets %d, want %d: the entry's, then the two counters'", object, stores, want)
 		}
 	}
 }

@@ -310,8 +310,8 @@ func number(b bool) uint32 {
 	return 0
 }
 
-// Attach begins to count.
-func (o *Objects) Attach() error {
+// order is that in which the programs are attached.
+func (o *Objects) order() []*ebpf.Program {
 	order := slices.Clone(o.Programs)
 	if o.latestFirst {
 		slices.Reverse(order)
@@ -319,7 +319,12 @@ func (o *Objects) Attach() error {
 	if gone := o.Collection.Programs[programGone]; gone != nil {
 		order = append(order, gone)
 	}
-	for _, p := range order {
+	return order
+}
+
+// Attach begins to count.
+func (o *Objects) Attach() error {
+	for _, p := range o.order() {
 		l, err := link.AttachTracing(link.TracingOptions{Program: p})
 		if err != nil {
 			return fmt.Errorf("attach the BPF program %s: %w", p, err)
