@@ -101,7 +101,7 @@ func TestReadAllBanks(t *testing.T) {
 			}
 		}
 		at[programs.Cache](m, bank, programs.CachePage).Cached[0].Counted = 1 | 3<<programs.PendingBits // not audited
-		at[programs.Stats](m, bank, programs.StatPage).Stats = programs.StatValues{
+		*at[programs.StatValues](m, bank, programs.StatPage) = programs.StatValues{
 			Lost: 1, Withheld: 10, Unwinds: 100, Declined: 1000, Second: 10_000, GoneLost: 100_000, Slow: 7, Busy: 7,
 		}
 	}
