@@ -3,20 +3,34 @@
 package programs
 
 // The shapes both sides know are made from abi.h by bpf2go, under the name of the object they came with; here are their own.
+
 type (
-	Announcement  = TracepointAnnouncement
-	Cached        = TracepointCached
-	Cache         = TracepointCachePage
-	CgroupRecord  = TracepointCgroupRecord
-	Layout        = TracepointLayout
-	Page          = TracepointPage
-	Pair          = TracepointPair
-	Sample        = TracepointSample
+	// Announcement is a record of the ring buffer.
+	Announcement = TracepointAnnouncement
+	// Cached is an entry of a CPU's cache.
+	Cached = TracepointCached
+	// Cache is one page of it.
+	Cache = TracepointCachePage
+	// CgroupRecord is what is noted of a cgroup.
+	CgroupRecord = TracepointCgroupRecord
+	// Layout says where return addresses stand on the stack.
+	Layout = TracepointLayout
+	// Page is one of a CPU's pages.
+	Page = TracepointPage
+	// Pair is a confirmed way to cap_capable.
+	Pair = TracepointPair
+	// Sample is a stack for the learner.
+	Sample = TracepointSample
+	// SettingValues are what user space tells the kernel side.
 	SettingValues = TracepointSettingValues
-	SiteRecord    = TracepointSiteRecord
-	StatValues    = TracepointStatValues
-	WhoKey        = TracepointWhoKey
-	WhoRecord     = TracepointWhoRecord
+	// SiteRecord is what is noted of a site slot.
+	SiteRecord = TracepointSiteRecord
+	// StatValues are a CPU's statistics.
+	StatValues = TracepointStatValues
+	// WhoKey is who asks.
+	WhoKey = TracepointWhoKey
+	// WhoRecord is what is noted of a who slot.
+	WhoRecord = TracepointWhoRecord
 )
 
 // The numbers of abi.h. TestABI compares them with the object's BTF.
@@ -42,18 +56,21 @@ const (
 	WhoFixed    = 1 << 9
 )
 
+// The classes of checks.
 const (
 	ClassUnknown = iota
 	ClassNoAudit
 	ClassAudited
 )
 
+// The kinds of processes.
 const (
 	KindFile = iota
 	KindKernel
 	KindExiting
 )
 
+// The roles of kernel functions.
 const (
 	RoleNone = iota
 	RoleCapable

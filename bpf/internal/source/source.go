@@ -32,6 +32,7 @@ type Options struct {
 // A Peek is how the kernel side reads words off the stack.
 type Peek int
 
+// The ways to read the stack.
 const (
 	PeekCast  Peek = iota // plain loads, after bpf_rdonly_cast
 	PeekProbe             // bpf_probe_read_kernel
