@@ -150,7 +150,7 @@ func TestCgroupRecords(t *testing.T) {
 	const limit, n = 64, 200
 	tr := openLive(t, Options{
 		SeriesLimit: limit, RingSize: os.Getpagesize(), holdReader: make(chan struct{}), // the ring is full soon
-		Retention: time.Millisecond, quarantine: time.Millisecond,
+		Retention: time.Millisecond, quarantine: time.Millisecond, second: neverNow(),
 	})
 	asker, denied, borrowed := tiny(t, "in-many"), executable(t, "denied-in-many"), executable(t, "borrows-in-many")
 	root := newCgroup(t, "many")
