@@ -127,13 +127,16 @@ func storm(args []string) error {
 type stormKind struct {
 	ordinary   int
 	priorities []int32
+	// Of several that do nothing but ask, one is soon preempted in each of the two programs, and until it goes on the others' checks
+	// are missed (README, Limits). A single program is attached only where it cannot be preempted.
+	mayMiss bool
 }
 
 func stormKinds() map[string]stormKind {
 	return map[string]stormKind{
-		"mixed":      {1, []int32{50}},
-		"ordinary":   {8, nil},
-		"priorities": {2, []int32{10, 30, 50, 70}},
+		"mixed":      {1, []int32{50}, false},
+		"ordinary":   {8, nil, true},
+		"priorities": {2, []int32{10, 30, 50, 70}, true},
 	}
 }
 
@@ -249,7 +252,7 @@ func TestPreempted(t *testing.T) {
 	}
 }
 
-// TestStorms: storms of different making, the first right after the start, are counted to the last check.
+// TestStorms: storms of different making, the first right after the start, are counted to the last check, or what is missed is told.
 func TestStorms(t *testing.T) {
 	for name, kind := range stormKinds() {
 		t.Run(name, func(t *testing.T) {
@@ -262,9 +265,13 @@ func TestStorms(t *testing.T) {
 				run(t, helper(executable(t, process), "storm", name, strconv.Itoa(each)))
 				s := checkIdentities(t, tr)
 				counted, made := by(s, process)["21 granted host"], uint64(threads*each)
-				t.Logf("%s: %d programs, %d checks made, %d missed, %d unwound", when, tr.objects.Banks(), made, s.MissedRuns-before.MissedRuns, s.Unwinds-before.Unwinds)
-				if counted != made {
-					t.Errorf("%s: %d of %d checks were counted; %d are told to be missed of all", when, counted, made, s.MissedRuns-before.MissedRuns)
+				missed, unwound := s.MissedRuns-before.MissedRuns, s.Unwinds-before.Unwinds
+				t.Logf("%s: %d programs, %d checks made, %d missed, %d unwound", when, tr.objects.Banks(), made, missed, unwound)
+				if short(counted, made, missed) || counted != made && (tr.objects.Banks() == 1 || !kind.mayMiss) {
+					t.Errorf("%s: %d of %d checks were counted; %d are told to be missed of all", when, counted, made, missed)
+				}
+				if unwound > made/100 {
+					t.Errorf("%s: %d of %d checks had to be unwound", when, unwound, made)
 				}
 			}
 		})
