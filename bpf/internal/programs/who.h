@@ -178,8 +178,6 @@ static __always_inline u32 online(struct cgroup *cgroup)
 	return flags & CSS_ONLINE;
 }
 
-enum { DEEPEST = 64 }; /* names of a cgroup's path; of a longer one those nearest to the root are missing */
-
 /* name_cgroup writes the record of the scratch's cgroup. */
 GLOBAL int name_cgroup(u32 bank)
 {
@@ -207,7 +205,7 @@ GLOBAL int name_cgroup(u32 bank)
 	r->len = 0;
 	r->truncated = 1;
 	r->offline = online(cgroup) ? 0 : bpf_ktime_get_boot_ns();
-	for (i = 0; i <= DEEPEST; i++) {
+	for (i = 0; i < 64; i++) {
 		parent = NULL;
 		if (FIELD_EXISTS(kn->__parent))
 			READ(parent, kn->__parent);
@@ -217,7 +215,7 @@ GLOBAL int name_cgroup(u32 bank)
 			r->truncated = 0;
 			break;
 		}
-		if (i == DEEPEST || r->len >= PATH_SIZE)
+		if (r->len >= PATH_SIZE)
 			break;
 		name = NULL;
 		READ(name, kn->name);
