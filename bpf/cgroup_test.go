@@ -17,7 +17,6 @@ import (
 	"time"
 	"unsafe"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
@@ -130,19 +129,9 @@ func TestMovedBetweenHierarchies(t *testing.T) {
 }
 
 // records counts the kernel side's records of cgroups.
-func records(t *testing.T, tr *Tracer) (n int) {
+func records(t *testing.T, tr *Tracer) int {
 	t.Helper()
-	var serial uint64
-	m := tr.objects.Collection.Maps["cgroups"]
-	for err := m.NextKey(nil, &serial); ; err = m.NextKey(serial, &serial) {
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			return n
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		n++
-	}
+	return len(keysOf(t, tr, "cgroups", uint64(0)))
 }
 
 // TestCgroupRecords: whatever becomes of a check, no cgroup leaves a record that nobody frees, and new ones have names.

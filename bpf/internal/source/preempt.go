@@ -55,7 +55,7 @@ func preemptionModel(version, cmdline string) (full bool) {
 // says inside of one. If so, one program is not enough: see pair.h.
 func (f *Features) Preemptible() (bool, error) {
 	// Without CONFIG_PREEMPTION nothing in the kernel is preempted, and the counter may always be 0.
-	if !hasFunc(f.Kernel, "preempt_schedule") && !hasFunc(f.Kernel, "preempt_schedule_irq") {
+	if !hasFunc(f.kernel, "preempt_schedule") && !hasFunc(f.kernel, "preempt_schedule_irq") {
 		return false, nil
 	}
 	load, err := f.loadPreemptCount()
@@ -118,7 +118,7 @@ func (f *Features) Preemptible() (bool, error) {
 // SRCUTracepoints tells whether tracepoints are guarded by SRCU, which leaves preemption on, by the name of what they lock.
 func (f *Features) SRCUTracepoints() bool {
 	var v *btf.Var
-	return f.Kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
+	return f.kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
 }
 
 // MakeCheck has the kernel make a check of its own accord, as it does at each mapping: CAP_SYS_ADMIN, not audited.
@@ -143,10 +143,10 @@ func (f *Features) loadPreemptCount() (asm.Instructions, error) {
 	// arch/x86: a per-CPU variable, which from 6.2 to 6.14 was a member of another.
 	for _, v := range []struct{ name, member string }{{"__preempt_count", ""}, {"pcpu_hot", "preempt_count"}} {
 		var found *btf.Var
-		if err := f.Kernel.TypeByName(v.name, &found); err != nil {
+		if err := f.kernel.TypeByName(v.name, &found); err != nil {
 			continue
 		}
-		id, err := f.Kernel.TypeID(found)
+		id, err := f.kernel.TypeID(found)
 		if err != nil {
 			return nil, fmt.Errorf("find %s: %w", v.name, err)
 		}
@@ -167,7 +167,7 @@ func (f *Features) loadPreemptCount() (asm.Instructions, error) {
 // offset follows members from a struct, and returns the offset of the last in bytes.
 func (f *Features) offset(name string, path ...string) (uint32, error) {
 	var s *btf.Struct
-	if err := f.Kernel.TypeByName(name, &s); err != nil {
+	if err := f.kernel.TypeByName(name, &s); err != nil {
 		return 0, fmt.Errorf("find struct %s: %w", name, err)
 	}
 	var typ btf.Type = s

@@ -42,7 +42,7 @@ const (
 // Features are what the kernel's BTF says it can do. They are looked up by name: probing by loading programs would make
 // capability checks of its own, some of them denied.
 type Features struct {
-	Kernel *btf.Spec
+	kernel *btf.Spec
 	cast   bool // the kfunc bpf_rdonly_cast
 	Names  bool // of kernel functions: the helper bpf_snprintf
 	ptRegs bool // the helper bpf_task_pt_regs
@@ -56,7 +56,7 @@ func Probe() (*Features, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the kernel's BTF: %w; it needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys/kernel/btf/vmlinux to be readable", err)
 	}
-	f := &Features{Kernel: kernel, cast: hasFunc(kernel, "bpf_rdonly_cast"), rmdir: hasTypedef(kernel, "btf_trace_cgroup_rmdir")}
+	f := &Features{kernel: kernel, cast: hasFunc(kernel, "bpf_rdonly_cast"), rmdir: hasTypedef(kernel, "btf_trace_cgroup_rmdir")}
 	var helpers *btf.Enum
 	if err := kernel.TypeByName("bpf_func_id", &helpers); err != nil {
 		return nil, fmt.Errorf("find the kernel's BPF helpers in its BTF: %w", err)
@@ -110,7 +110,7 @@ type Source struct {
 }
 
 // Present tells whether the kernel has what the source attaches to.
-func (s Source) Present(f *Features) bool { return s.present(f.Kernel) }
+func (s Source) Present(f *Features) bool { return s.present(f.kernel) }
 
 // Preemptible tells whether the kernel can preempt this source's programs.
 func (s Source) Preemptible(f *Features) (bool, error) { return s.preemptible(f) }
@@ -226,7 +226,7 @@ func (s Source) Open(f *Features, mode Peek, opts Options) (*Objects, error) {
 		return nil, err
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
-		Programs: ebpf.ProgramOptions{KernelTypes: f.Kernel},
+		Programs: ebpf.ProgramOptions{KernelTypes: f.kernel},
 	})
 	if err != nil {
 		return nil, f.explain(fmt.Errorf("load the BPF objects: %w", err))
