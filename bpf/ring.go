@@ -56,7 +56,7 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 		}
 		cgroup = state.cgroup
 	}
-	symbol, err := t.symbol(r.Site)
+	symbol, err := t.siteRecords.symbol(r.Site)
 	if err != nil {
 		return Announcement{}, err
 	}

@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"capability_exporter/bpf/internal/programs"
@@ -45,12 +46,15 @@ func (t *Tracer) addSites(s *Snapshot) error {
 	return nil
 }
 
-// symbol names a site slot's kernel function.
-func (t *Tracer) symbol(slot uint32) (string, error) {
+// siteRecords are the kernel side's records of site slots.
+type siteRecords struct{ io.ReaderAt }
+
+// symbol names a slot's kernel function.
+func (s siteRecords) symbol(slot uint32) (string, error) {
 	if slot < programs.SiteFixed {
 		return "", nil
 	}
-	r, err := record[programs.SiteRecord](t.siteRecords, slot)
+	r, err := record[programs.SiteRecord](s, slot)
 	if err != nil {
 		return "", err
 	}

@@ -100,7 +100,7 @@ type Tracer struct {
 	refused  []Refusal
 	clock    bootClock // its wall is when counting began
 
-	siteRecords         *ebpf.Memory
+	siteRecords         siteRecords
 	ring, samples, gone *ringbuf.Reader
 	ringRecords         atomic.Uint64
 	stop, learned       chan struct{}
@@ -196,7 +196,7 @@ func (t *Tracer) start() (err error) {
 		return r
 	}
 	pages, whoRecords := memory("pages"), memory("who_records")
-	t.siteRecords = memory("site_records")
+	t.siteRecords = siteRecords{memory("site_records")}
 	t.ring, t.samples, t.gone = reader("ring"), reader("samples"), reader("gone")
 	if err != nil {
 		return err
@@ -212,7 +212,7 @@ func (t *Tracer) start() (err error) {
 	t.series = &series{
 		limit: t.opts.SeriesLimit, retention: t.opts.Retention, quarantine: t.opts.quarantine,
 		records: whoRecords, slots: slotMaps{whos: maps["whos"], free: maps["free_whos"]},
-		counts: t.counters, cgroups: t.cgroups, clock: t.clock, symbol: t.symbol,
+		counts: t.counters, cgroups: t.cgroups, clock: t.clock, symbol: t.siteRecords.symbol,
 		base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
 	}
 	if err := t.objects.Attach(); err != nil {
