@@ -420,3 +420,23 @@ func TestTooDeepCgroup(t *testing.T) {
 		t.Errorf("asked in %v, want a path without its first name that says so", got)
 	}
 }
+
+// TestKeysInTurn: keys that take turns on one CPU, a third as many as its cache has entries, all find room in it.
+func TestKeysInTurn(t *testing.T) {
+	const programs, kinds, turns = 40, 16, 200
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := stayOn(0); err != nil {
+		t.Fatal(err)
+	}
+	tr := openLive(t, Options{})
+	before := slowRuns(t, tr)
+	ring(t, programs, kinds, turns)
+	s := checkIdentities(t, tr)
+	looked := slowRuns(t, tr) - before
+	// Each key must be looked up once, and again where others' first checks have put it out.
+	if made := uint64(programs * kinds * turns); looked > made/40 {
+		t.Errorf("%d of %d checks were looked up in the tables; %d missed", looked, made, s.MissedRuns)
+	}
+	t.Logf("%d looked up", looked)
+}

@@ -109,7 +109,8 @@ struct site_record {
  * plain array over all CPUs, not a per-CPU one: the address of an element is then known without a load, and user space reads
  * the counters without a system call. */
 enum {
-	CACHED_PER_PAGE = 62, /* a set of two for each place */
+	CACHED_PER_PAGE = 62, /* two for each place */
+	PLACE_BITS = 5,
 	PENDING_BITS = 20, /* of struct cached's counted */
 	SLOT_BITS = 22,
 	STAT_PAGE = 0,

@@ -5,28 +5,43 @@
 #include "site.h"
 #include "who.h"
 
-/* cache_of is the page of the cache that a check belongs to. It must be known before who asked is: a page holds a turn of its own, so
- * that a check touches no other. An audited check's is its task's, all of whose checks then find its turn there, and as many keys
- * fall on one page as on another; a no-audit one has no turn, and its page is its asker's. */
-static __always_inline struct cache_page *cache_of(u64 asker, u32 mark, u64 task, u32 bank, u64 *hash)
+/* A check has two places in the cache, of two entries each and on two pages. So keys that take turns find room for all of them: one
+ * that is put out of its first place tries the second, until nobody is put out any more.
+ *
+ * The pages must be known before who asked is: a page holds a turn of its own, so that a check touches no other. An audited check's
+ * are its task's, all of whose checks then find its turn on the first, and as many keys fall on one page as on another; a no-audit
+ * one has no turn, and its pages are its asker's. */
+static __always_inline u64 pages_of(u64 asker, u32 mark, u64 task)
 {
-	u64 page;
-	struct page *p;
+	return (class_of(mark) == CLASS_AUDITED ? task : asker ^ (u64)(mark & WHAT_SITE) << 32) * settings.seed;
+}
 
-	*hash = (asker ^ (u64)mark << 32) * settings.seed;
-	page = class_of(mark) == CLASS_AUDITED ? task * settings.seed : *hash;
-	p = my_page(bank, CACHE_PAGE + (page >> (64 - CACHE_PAGE_BITS)));
+static __always_inline u64 places_of(u64 asker, u32 mark, u64 cgroup, u64 name)
+{
+	return ((asker ^ (u64)(mark & WHAT_SITE) << 32) * settings.seed ^ name ^ cgroup << 32) * settings.seed;
+}
+
+static __always_inline struct cache_page *cache_page(u64 pages, u32 bank)
+{
+	struct page *p = my_page(bank, CACHE_PAGE + (pages >> (64 - CACHE_PAGE_BITS)));
+
 	return p ? &p->cache : NULL;
 }
 
-/* cache_entry is where a check's slots are cached, if they are: there, or in the entry after it. */
-static __always_inline struct cached *cache_entry(struct cache_page *p, u64 hash, u64 cgroup, u64 name)
+static __always_inline struct cached *cache_place(struct cache_page *p, u64 places)
 {
-	hash = (hash ^ name ^ cgroup << 32) * settings.seed >> 59;
-	asm volatile("" : "+r"(hash)); /* else the comparison is made before the shift, and the verifier learns nothing */
-	if (hash >= CACHED_PER_PAGE / 2) /* the last one, of 32 */
-		hash = 0;
-	return &p->cached[hash * 2];
+	places >>= 64 - PLACE_BITS;
+	asm volatile("" : "+r"(places)); /* else the comparison is made before the shift, and the verifier learns nothing */
+	if (places >= CACHED_PER_PAGE / 2) /* the last one, of 32 */
+		places = 0;
+	return &p->cached[places * 2];
+}
+
+static __always_inline struct cached *second_place(u64 pages, u64 places, u32 bank)
+{
+	struct cache_page *p = cache_page(pages << CACHE_PAGE_BITS, bank);
+
+	return p ? cache_place(p, places << PLACE_BITS) : NULL;
 }
 
 static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 name)
@@ -43,6 +58,14 @@ static __always_inline struct cached *find_cached(struct cached *c, u64 asker, u
 		return c;
 	c++;
 	return cached(c, asker, mark, cgroup, name) ? c : NULL;
+}
+
+/* elsewhere looks for a check in its second place. */
+static __noinline struct cached *elsewhere(struct cache_page *p, u64 places, u64 asker, u32 mark, u32 bank)
+{
+	struct cached *c = second_place(pages_of(asker, mark, bpf_get_current_task()), places, bank);
+
+	return c ? find_cached(c, asker, mark, p->turn.who.cgroup, p->turn.who.name) : NULL;
 }
 
 /* exe_of is what an executable is recognised by: prctl(2) gives a task another without an execve(2) (PR_SET_MM_EXE_FILE,
@@ -188,9 +211,10 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 	u32 what = what_of(ctx), told = told_of(ctx), class, mark, fresh = 0;
 	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
-	struct cached *c, *place;
+	struct cached *c, *first, *second;
 	struct cache_page *p;
-	u64 hash;
+	u64 pages, places;
+	u32 chance;
 
 	if (!s)
 		return 0;
@@ -211,14 +235,20 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 		if (cred != own && borrowed(cred, own))
 			mark |= CACHED_BORROWED;
 	}
-	p = cache_of(site.asker, site.what, bpf_get_current_task(), bank, &hash);
-	if (!p)
+	pages = pages_of(site.asker, mark, bpf_get_current_task());
+	places = places_of(site.asker, mark, s->who.cgroup, s->who.name);
+	p = cache_page(pages, bank);
+	second = second_place(pages, places, bank);
+	if (!p || !second)
 		return 0;
-	place = cache_entry(p, hash, s->who.cgroup, s->who.name);
-	c = find_cached(place, site.asker, mark, s->who.cgroup, s->who.name);
+	first = cache_place(p, places);
+	c = find_cached(first, site.asker, mark, s->who.cgroup, s->who.name);
+	if (!c)
+		c = find_cached(second, site.asker, mark, s->who.cgroup, s->who.name);
 	if (!c) {
-		/* One of the two, by chance: no order in which keys take turns is then the worst. */
-		c = bpf_get_prandom_u32() & 1 ? place + 1 : place;
+		/* By chance: no order in which keys take turns is then the worst. Mostly the first, which is on the page at hand. */
+		chance = bpf_get_prandom_u32();
+		c = (chance & 6 ? first : second) + (chance & 1);
 		fresh = fill_cache(c, &site, mark, bank);
 	} else if (pending(c->counted) >= settings.confirm_every) {
 		settle(c, c->counted - pending(c->counted), bank);
@@ -235,7 +265,7 @@ typedef int turn_path(struct turn *t, u32 bank);
  * own, in one more page (bpf_enable_priv_stack, since 6.13). TestFastPathStack looks. */
 static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
 {
-	u64 asker, hash, cgroup = 0, name = 0;
+	u64 asker, places, cgroup = 0, name = 0;
 	u32 mark = what_of(ctx), class;
 	struct task_struct *task;
 	struct cached *c;
@@ -247,7 +277,7 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 	if (told_of(ctx))
 		class = told_of(ctx);
 	mark |= class << WHAT_CLASS_SHIFT;
-	p = cache_of(asker, mark, bpf_get_current_task(), bank, &hash);
+	p = cache_page(pages_of(asker, mark, bpf_get_current_task()), bank);
 	if (!p)
 		return 0;
 	mark |= CACHED_SET;
@@ -261,7 +291,10 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 		name = p->turn.who.name;
 		mark |= p->turn.who.what;
 	}
-	c = find_cached(cache_entry(p, hash, cgroup, name), asker, mark, cgroup, name);
+	places = places_of(asker, mark, cgroup, name);
+	c = find_cached(cache_place(p, places), asker, mark, cgroup, name);
+	if (!c)
+		c = elsewhere(p, places, asker, mark, bank);
 	if (!c)
 		return slow(ctx, false);
 	if (pending(c->counted) >= settings.confirm_every)
