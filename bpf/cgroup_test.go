@@ -415,12 +415,7 @@ func TestTimeNamespace(t *testing.T) {
 func TestBackFromOther(t *testing.T) {
 	const limit, name = 64, "found-it-full"
 	tr := openLive(t, Options{SeriesLimit: limit, Retention: time.Millisecond, quarantine: time.Millisecond})
-	dir := newCgroup(t, "filling")
-	seed := tiny(t, "seed")
-	run(t, inCgroup(dir, helper("/proc/self/exe", "fork", strconv.Itoa(2*limit), seed, filepath.Join(filepath.Dir(seed), "fills-"))))
-	if s := snapshot(t, tr); s.Series != limit {
-		t.Fatalf("%d series in use, want all %d", s.Series, limit)
-	}
+	emptied := fillTable(t, tr)
 	cmd := helper(executable(t, name), "asking")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -432,9 +427,7 @@ func TestBackFromOther(t *testing.T) {
 			t.Fatalf("%d checks of its own in a table that is full", n)
 		}
 	}
-	if err := os.Remove(dir); err != nil {
-		t.Fatal(err)
-	}
+	emptied()
 	endAll(t, tr) // the slots are free
 	for range 40 {
 		if n := total(by(snapshot(t, tr), name)); n != 0 {

@@ -77,7 +77,7 @@ func TestManyForks(t *testing.T) {
 	}
 }
 
-// TestManyExecutables starts 10,000 executables of different names, more than there are series.
+// TestManyExecutables starts 10,000 executables of different names in one workload, more than there are series.
 func TestManyExecutables(t *testing.T) {
 	const n, prefix = 10_000, "many-"
 	tr := openLive(t, Options{})
@@ -88,7 +88,7 @@ func TestManyExecutables(t *testing.T) {
 	var named, other uint64
 	for _, w := range s.Workloads {
 		switch {
-		case w.Overflow && w.Check == Check{Capability: wakeAlarm}:
+		case w.Process.Kind == ProcessOther && w.Check == Check{Capability: wakeAlarm}:
 			other += w.Count
 		case strings.HasPrefix(w.Process.Name, prefix):
 			named += w.Count
@@ -100,8 +100,9 @@ func TestManyExecutables(t *testing.T) {
 	if named+other != n || other == 0 {
 		t.Errorf("%d in series of their own and %d under _other, want %d together, and some in each", named, other, n)
 	}
-	if s.Series != s.SeriesLimit {
-		t.Errorf("%d series in use, want all %d", s.Series, s.SeriesLimit)
+	// It has all that one workload may have: twice as many as it leaves free, of which some were others' before.
+	if want := s.SeriesLimit * 2 / 3; s.Series < want || s.Series > want+100 {
+		t.Errorf("%d series in use, want some more than %d", s.Series, want)
 	}
 }
 

@@ -62,6 +62,8 @@ func processOf(kind uint8, name []byte) Process {
 		return Process{Kind: ProcessKernel}
 	case programs.KindExiting:
 		return Process{Kind: ProcessExiting}
+	case programs.KindOther:
+		return Process{Kind: ProcessOther}
 	}
 	return Process{Kind: ProcessFile, Name: text(name)}
 }

@@ -36,6 +36,7 @@ func helpers() map[string]func(args []string) error {
 		"moved":       askWhileMoved,
 		"race":        askAtOnce,
 		"bytwo":       askByTwo,
+		"attack":      attack,
 	}
 }
 

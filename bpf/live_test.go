@@ -267,3 +267,31 @@ func namedSelf(args []string) []string {
 	}
 	return args
 }
+
+// fillTable takes all slots, for as many workloads: no share is used up by that. What it returns takes the workloads away.
+func fillTable(t *testing.T, tr *Tracer) (empty func()) {
+	t.Helper()
+	root, path := newCgroup(t, "filling"), tiny(t, "fills")
+	var dirs []string
+	empty = func() {
+		for _, dir := range dirs {
+			_ = os.Remove(dir)
+		}
+		dirs = nil
+	}
+	t.Cleanup(empty)
+	for range 2 * tr.opts.SeriesLimit {
+		dir := filepath.Join(root, fmt.Sprint(len(dirs)))
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		dirs = append(dirs, dir)
+		run(t, inCgroup(dir, exec.Command(path)))
+		if s := snapshot(t, tr); s.Series == s.SeriesLimit {
+			return empty
+		}
+	}
+	s := snapshot(t, tr)
+	t.Fatalf("%d of %d series in use after %d workloads", s.Series, s.SeriesLimit, len(dirs))
+	return nil
+}

@@ -63,7 +63,7 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 	return Announcement{
 		Time: t.clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)),
 		Cgroup: cgroup, Process: processOf(r.Kind, r.Name[:]),
-		Overflow: r.Slot < programs.WhoBorrowed, Borrowed: r.Slot >= programs.WhoBorrowed && r.Slot < programs.WhoFixed,
+		Overflow: r.Slot < programs.WhoBorrowed || r.Slot >= programs.WhoFixed && told != nil, Borrowed: r.Slot >= programs.WhoBorrowed && r.Slot < programs.WhoFixed,
 		TGID: r.Tgid, TID: r.Tid, UID: r.Uid, Syscall: r.Syscall, Symbol: symbol,
 	}, nil
 }

@@ -48,6 +48,9 @@ func TestAnnouncement(t *testing.T) {
 	if len(tr.cgroups.known) != 1 {
 		t.Errorf("knows %v: nobody would take it away", tr.cgroups.known)
 	}
+	// So does one that stands under its workload's others, which may be of another cgroup.
+	r.Slot = programs.WhoFixed
+	check(slices.Concat(bytesOf(&r), bytesOf(told)[:unsafe.Offsetof(told.Names)+9]))
 	for _, short := range []int{int(unsafe.Sizeof(r)) - 1, int(unsafe.Sizeof(r) + unsafe.Offsetof(told.Names) - 1)} {
 		if _, err := tr.announcement(raw[:short]); err == nil {
 			t.Errorf("no error about a record of %d bytes", short)

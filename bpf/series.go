@@ -41,8 +41,8 @@ type carriedSeries struct {
 type slotTable interface {
 	// Take takes a slot from its key: who asks next under that gets another.
 	Take(key programs.WhoKey) error
-	// Free gives a slot to whoever needs one.
-	Free(slot uint32) error
+	// Free gives a slot to whoever needs one, and takes it off the share of the owner whose series it had.
+	Free(slot uint32, owner uint64, pool uint32) error
 }
 
 // series are the lives of the who slots: which is whose, which belongs to a cgroup that is gone, and what becomes of what a slot had
@@ -57,6 +57,8 @@ type series struct {
 	clock                 bootClock
 	symbol                func(siteSlot uint32) (string, error)
 
+	idle    map[uint32]idleSlot
+	evicted uint64            // series that ended for having been idle
 	base    map[uint32]uint64 // what a slot had counted when its present series began
 	last    map[uint32]uint64 // by slot: when the series that left it had begun (boot time)
 	carried map[seriesKey]carriedSeries
@@ -68,12 +70,27 @@ type series struct {
 // given to nobody else for a while, and what it has counted stands under key: carried on if set, and else ended.
 type retiredSlot struct {
 	slot    uint32
+	owner   uint64
+	pool    uint32
 	key     seriesKey
 	carry   bool
 	created time.Time
 	sites   []string
 	since   time.Duration // boot time
 }
+
+// An idleSlot is what a slot had counted when that was last seen to have grown.
+type idleSlot struct {
+	count uint64
+	since time.Duration // boot time
+}
+
+const (
+	// idleRetention is how long a series that counts nothing is kept where slots are scarce.
+	idleRetention = time.Hour
+	// scarceRetention is, there, how long one is whose cgroup is gone.
+	scarceRetention = 30 * time.Second
+)
 
 // count leaves out what a slot had counted for the series that had it before.
 func (s *series) count(slot uint32) uint64 { return s.counts.who(slot) - s.base[slot] }
@@ -173,6 +190,15 @@ func (s *series) end(now time.Duration) (took bool, err error) {
 	if err := s.free(now); err != nil {
 		return false, err
 	}
+	evicted, scarce, err := s.evict(now)
+	took = len(evicted) > 0
+	if err != nil {
+		return took, err
+	}
+	retention := s.retention
+	if scarce {
+		retention = min(retention, scarceRetention)
+	}
 	over, used := map[uint64]bool{}, map[uint64]bool{}
 	served := map[Cgroup]bool{} // by what is shown: those with a cgroup that exists or is still within the retention
 	err = s.each(func(_ uint32, r *programs.WhoRecord) error {
@@ -181,7 +207,7 @@ func (s *series) end(now time.Duration) (took bool, err error) {
 			return err
 		}
 		used[r.Key.Cgroup] = true
-		if state.over(now, s.retention) {
+		if state.over(now, retention) {
 			over[r.Key.Cgroup] = true
 		} else {
 			served[shown(state.cgroup)] = true
@@ -189,12 +215,15 @@ func (s *series) end(now time.Duration) (took bool, err error) {
 		return nil
 	})
 	if err != nil {
-		return false, err
+		return took, err
 	}
 	s.cgroups.dropNameless(used)
 	s.endCarried(func(c Cgroup) bool { return !served[c] })
+	if err := s.forgetUnused(evicted); err != nil {
+		return took, err
+	}
 	if len(over) == 0 {
-		return false, nil
+		return took, nil
 	}
 	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
 		if !over[r.Key.Cgroup] {
@@ -217,6 +246,71 @@ func (s *series) end(now time.Duration) (took bool, err error) {
 	return true, nil
 }
 
+// evict ends series that have been idle for long, denials and user namespaces first, until half of the slots are free. It tells
+// whose it took, by the cgroup's serial number, and whether slots are scarce: whether more than half are in use.
+func (s *series) evict(now time.Duration) (took map[uint64]bool, scarce bool, err error) {
+	var idle [programs.PoolGranted + 1][]uint32
+	inUse := len(s.retired)
+	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
+		inUse++
+		n := s.count(slot)
+		if last, known := s.idle[slot]; !known || last.count != n {
+			s.idle[slot] = idleSlot{n, now}
+		} else if now-last.since >= idleRetention {
+			idle[r.Pool&programs.PoolGranted] = append(idle[r.Pool&programs.PoolGranted], slot)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, false, err
+	}
+	took = map[uint64]bool{}
+	scarce = inUse > s.limit/2
+	for _, slot := range slices.Concat(idle[:]...) {
+		if inUse <= s.limit/2 {
+			break
+		}
+		r, err := record[programs.WhoRecord](s.records, slot)
+		if err != nil {
+			return took, scarce, err
+		}
+		w, err := s.workload(r, now)
+		if err != nil {
+			return took, scarce, err
+		}
+		if err := s.retire(slot, r, &w, false, now); err != nil {
+			return took, scarce, err
+		}
+		took[r.Key.Cgroup] = true
+		inUse--
+		s.evicted++
+	}
+	return took, scarce, nil
+}
+
+// forgetUnused forgets those cgroups, of whose slots some were evicted, that have none any more. One that nothing has been counted in
+// yet has a record that says whose it is.
+func (s *series) forgetUnused(evicted map[uint64]bool) error {
+	if len(evicted) == 0 {
+		return nil
+	}
+	for slot := uint32(programs.WhoFixed); slot < uint32(programs.WhoFixed+s.limit); slot++ {
+		r, err := record[programs.WhoRecord](s.records, slot)
+		if err != nil {
+			return err
+		}
+		if last, ok := s.last[slot]; r.Created != 0 && (!ok || last != r.Created) {
+			delete(evicted, r.Key.Cgroup)
+		}
+	}
+	for serial := range evicted {
+		if err := s.cgroups.forget(serial); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // retire takes a slot from its key, and into quarantine. Its series goes on without it if carry is set, and ends if not.
 func (s *series) retire(slot uint32, r *programs.WhoRecord, w *WorkloadCount, carry bool, now time.Duration) error {
 	if err := s.slots.Take(r.Key); err != nil {
@@ -224,7 +318,7 @@ func (s *series) retire(slot uint32, r *programs.WhoRecord, w *WorkloadCount, ca
 	}
 	s.last[slot] = r.Created
 	s.retired = append(s.retired, retiredSlot{
-		slot: slot, key: keyOf(w), carry: carry, created: w.Created, sites: w.CallSites, since: now,
+		slot: slot, owner: r.Owner, pool: r.Pool, key: keyOf(w), carry: carry, created: w.Created, sites: w.CallSites, since: now,
 	})
 	return nil
 }
@@ -255,7 +349,7 @@ func (s *series) free(now time.Duration) error {
 			kept = append(kept, r)
 			continue
 		}
-		if failed = s.slots.Free(r.slot); failed != nil {
+		if failed = s.slots.Free(r.slot, r.owner, r.pool); failed != nil {
 			kept = append(kept, r)
 			continue
 		}
@@ -272,6 +366,7 @@ func (s *series) free(now time.Duration) error {
 func (s *series) release(r retiredSlot) {
 	n := s.count(r.slot)
 	s.base[r.slot] += n
+	delete(s.idle, r.slot)
 	if !r.carry {
 		s.ended[r.key.check] += n
 		return
@@ -287,8 +382,27 @@ func (s *series) release(r retiredSlot) {
 	s.carried[r.key] = c
 }
 
+// keptOf is how many of the slots are kept for what is granted on the host: denials and user namespaces, which anybody can bring
+// about, never have them.
+func keptOf(limit int) int { return limit / 4 }
+
 // slotMaps are the kernel side's own table.
-type slotMaps struct{ whos, free *ebpf.Map }
+type slotMaps struct {
+	whos  *ebpf.Map
+	free  [2]*ebpf.Map // the slots for all, and those that are kept
+	first uint32       // of those that are kept
+	// release takes a slot off its owner's share.
+	release func(owner uint64, pool, slot uint32) error
+}
+
+func (t *Tracer) slots() slotMaps {
+	maps := t.objects.Collection.Maps
+	return slotMaps{
+		whos: maps["whos"], free: [2]*ebpf.Map{maps["free_whos"], maps["free_kept"]},
+		first:   uint32(programs.WhoFixed + t.opts.SeriesLimit - keptOf(t.opts.SeriesLimit)),
+		release: t.objects.Release,
+	}
+}
 
 func (m slotMaps) Take(key programs.WhoKey) error {
 	if err := m.whos.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -297,4 +411,13 @@ func (m slotMaps) Take(key programs.WhoKey) error {
 	return nil
 }
 
-func (m slotMaps) Free(slot uint32) error { return m.free.Put(nil, slot) }
+func (m slotMaps) Free(slot uint32, owner uint64, pool uint32) error {
+	free := m.free[0]
+	if slot >= m.first {
+		free = m.free[1]
+	}
+	if err := free.Put(nil, slot); err != nil {
+		return err
+	}
+	return m.release(owner, pool, slot)
+}

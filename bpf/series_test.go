@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,7 +25,7 @@ type fakeKernel struct {
 }
 
 func (k *fakeKernel) Take(key programs.WhoKey) error { delete(k.whos, key); return k.failing }
-func (k *fakeKernel) Free(slot uint32) error {
+func (k *fakeKernel) Free(slot uint32, _ uint64, _ uint32) error {
 	if k.failing == nil {
 		k.free = append(k.free, slot)
 	}
@@ -56,7 +57,7 @@ func newFake() (*fakeKernel, *series) {
 		limit: fakeLimit, retention: 10 * time.Second, quarantine: 5 * time.Second,
 		records: bytes.NewReader(k.records), slots: k, counts: k, cgroups: newCgroups(fakeCgroups{k}),
 		symbol: func(uint32) (string, error) { return "somewhere", nil },
-		base:   map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
+		idle:   map[uint32]idleSlot{}, base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
 	}
 }
 
@@ -70,7 +71,10 @@ func (k *fakeKernel) ask(serial uint64, name string, n uint64, at time.Duration)
 		}
 		slot, k.free = k.free[0], k.free[1:]
 		k.whos[key] = slot
-		r := programs.WhoRecord{Key: key, Created: uint64(at), Len: uint32(len(name)), Sites: [4]uint32{1}}
+		r := programs.WhoRecord{Key: key, Created: uint64(at), Len: uint32(len(name)), Sites: [4]uint32{1}, Pool: programs.PoolGranted}
+		if strings.HasPrefix(name, "denied") {
+			r.Pool = 0
+		}
 		copy(r.Name[:], name)
 		copy(k.records[int(slot)*binary.Size(r):], bytesOf(&r))
 	}
@@ -421,5 +425,63 @@ func TestCarriedLimit(t *testing.T) {
 	s.endCarried(func(c Cgroup) bool { return c.Path == "b" })
 	if err := s.free(time.Hour); err != nil || !slices.Contains(k.free, 1) {
 		t.Errorf("freed %v (%v) when there was room", k.free, err)
+	}
+}
+
+// TestIdleSeriesEnd: where slots are scarce a series that has counted nothing for an hour ends, denials first, until half of them are
+// free; and one whose cgroup is gone does not wait for its retention.
+func TestIdleSeriesEnd(t *testing.T) {
+	k, s := newFake()
+	s.retention, s.quarantine = 5*time.Minute, time.Minute
+	k.cgroup(1, "a")
+	k.cgroup(2, "b")
+	k.ask(1, "granted", 3, time.Second)
+	k.ask(2, "denied", 5, time.Second)
+	k.ask(0, "busy", 1, time.Second)
+	endAt(t, s, time.Minute)
+	k.ask(0, "busy", 1, 2*time.Minute)
+	if endAt(t, s, time.Hour) || s.evicted != 0 {
+		t.Fatal("a series ended before it was idle for an hour")
+	}
+	now := time.Hour + time.Minute
+	if !endAt(t, s, now) || s.evicted != 1 {
+		t.Fatalf("%d series evicted, want the denied one", s.evicted)
+	}
+	k.check(t, s, now, 5, owner{"/a", "granted", 3}, owner{"/", "busy", 2})
+	if k.cgroups[2] != nil || k.cgroups[1] == nil {
+		t.Errorf("left: %v, want the record of the cgroup that has a slot", k.cgroups)
+	}
+	now += time.Minute
+	endAt(t, s, now) // the quarantine is over, and half of the slots are free
+	if endAt(t, s, now+time.Hour) || s.evicted != 1 {
+		t.Errorf("%d series evicted although half of the slots are free", s.evicted)
+	}
+	now += time.Hour
+	k.ask(2, "again", 1, now) // without a record, as its cgroup had one when its first slot was taken
+	k.ask(1, "granted", 1, now)
+	k.ask(0, "busy", 1, now)
+	k.ask(1, "more", 1, now)
+	s.cgroups.left(1, now)
+	endAt(t, s, now+scarceRetention)
+	k.check(t, s, now, 5, owner{"/a", "granted", 4}, owner{"/a", "more", 1}, owner{"/", "busy", 3}, owner{"", "again", 1})
+	endAt(t, s, now+scarceRetention+1)
+	if got, _ := ownersOf(t, s, now); slices.ContainsFunc(got, func(o owner) bool { return o.path == "/a" }) {
+		t.Errorf("%v are still there, and slots are scarce", got)
+	}
+}
+
+// TestEvictedMeanwhile: a cgroup whose series was evicted while a new one of it has been made, and has not been read yet, keeps its name.
+func TestEvictedMeanwhile(t *testing.T) {
+	k, s := newFake()
+	k.cgroup(1, "a")
+	k.ask(1, "denied", 5, time.Second)
+	k.ask(0, "x", 1, time.Second)
+	k.ask(0, "busy", 1, time.Second)
+	endAt(t, s, time.Minute)
+	k.ask(0, "busy", 1, time.Minute)
+	k.ask(1, "new", 0, 2*time.Hour)
+	endAt(t, s, 2*time.Hour)
+	if s.evicted == 0 || k.cgroups[1] == nil {
+		t.Errorf("%d series evicted; records: %v, want that of the new series", s.evicted, k.cgroups)
 	}
 }

@@ -78,7 +78,7 @@ func (t *Tracer) addWorkloads(s *Snapshot) error {
 		return err
 	}
 	workloads, inUse, ended, err := t.series.all(now)
-	s.Workloads, s.Series, s.Ended = append(s.Workloads, workloads...), inUse, ended
+	s.Workloads, s.Series, s.Ended, s.Evicted = append(s.Workloads, workloads...), inUse, ended, t.series.evicted
 	return err
 }
 

@@ -137,7 +137,7 @@ func Open(opts Options) (*Tracer, error) {
 			continue
 		}
 		t.objects, err = s.Open(f, t.mode, source.Options{
-			SeriesLimit: opts.SeriesLimit, SiteLimit: opts.SiteLimit, RingSize: opts.RingSize, GoneSize: opts.goneSize,
+			SeriesLimit: opts.SeriesLimit, SeriesKept: keptOf(opts.SeriesLimit), SiteLimit: opts.SiteLimit, RingSize: opts.RingSize, GoneSize: opts.goneSize,
 			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
 			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask,
 		})
@@ -178,7 +178,12 @@ func (t *Tracer) start() (err error) {
 		}
 		return nil
 	}
-	if err := errors.Join(fill("free_sites", programs.SiteFixed, t.opts.SiteLimit), fill("free_whos", programs.WhoFixed, t.opts.SeriesLimit)); err != nil {
+	kept := keptOf(t.opts.SeriesLimit)
+	if err := errors.Join(
+		fill("free_sites", programs.SiteFixed, t.opts.SiteLimit),
+		fill("free_whos", programs.WhoFixed, t.opts.SeriesLimit-kept),
+		fill("free_kept", programs.WhoFixed+t.opts.SeriesLimit-kept, kept),
+	); err != nil {
 		return err
 	}
 	memory := func(name string) *ebpf.Memory {
@@ -211,9 +216,9 @@ func (t *Tracer) start() (err error) {
 	t.cgroups = newCgroups(cgroupMap{maps["cgroups"]})
 	t.series = &series{
 		limit: t.opts.SeriesLimit, retention: t.opts.Retention, quarantine: t.opts.quarantine,
-		records: whoRecords, slots: slotMaps{whos: maps["whos"], free: maps["free_whos"]},
+		records: whoRecords, slots: t.slots(),
 		counts: t.counters, cgroups: t.cgroups, clock: t.clock, symbol: t.siteRecords.symbol,
-		base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
+		idle: map[uint32]idleSlot{}, base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
 	}
 	if err := t.objects.Attach(); err != nil {
 		return err

@@ -56,6 +56,8 @@ const (
 	ProcessKernel
 	// ProcessExiting is a task that has already given up its memory.
 	ProcessExiting
+	// ProcessOther is all of a workload that found no slot of their own.
+	ProcessOther
 )
 
 // Process is the executable behind a check.
@@ -83,8 +85,8 @@ type WorkloadCount struct {
 	Check
 	Cgroup  Cgroup
 	Process Process
-	// Overflow is set for the slots that count what found the table of
-	// workloads full; Cgroup and Process are zero there.
+	// Overflow is set for the slots that count what found no slot of its own,
+	// nor one of its workload's; Cgroup and Process are zero there.
 	Overflow bool
 	Count    uint64
 	Created  time.Time
@@ -111,6 +113,7 @@ type Snapshot struct {
 
 	Series      int // workload slots in use
 	SeriesLimit int
+	Evicted     uint64 // series that ended for having been idle where slots were scarce
 }
 
 // Announcement is one record of the ring buffer: a key seen for the first
@@ -121,7 +124,7 @@ type Announcement struct {
 	Check
 	Cgroup   Cgroup
 	Process  Process
-	Overflow bool // the key found the table full and stands under _other
+	Overflow bool // it found no slot of its own, and stands under _other
 	Borrowed bool // under credentials that are not the task's own
 	TGID     uint32
 	TID      uint32

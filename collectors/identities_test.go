@@ -80,9 +80,9 @@ func TestIdentities(t *testing.T) {
 			if got := sumBy(families["capability_exporter_unclassified_checks_total"], nil, nil)[""]; got != unknown {
 				t.Errorf("%v unclassified checks, but %v with audited=\"unknown\"", got, unknown)
 			}
-			other := sumBy(families["capability_workload_checks_total"], nil, func(l map[string]string) bool { return l["workload"] == Other })[""]
+			other := sumBy(families["capability_workload_checks_total"], nil, func(l map[string]string) bool { return l["process"] == Other })[""]
 			if got := sumBy(families["capability_exporter_overflow_checks_total"], nil, nil)[""]; got != other {
-				t.Errorf("%v overflow checks, but %v under workload %s", got, other, Other)
+				t.Errorf("%v overflow checks, but %v under process %s", got, other, Other)
 			}
 		})
 	}

@@ -71,7 +71,8 @@ func AuditedLabel(audited bpf.Audited) string {
 }
 
 // Process returns the executable's file name, escaped as escapeName does;
-// [kernel] for a kernel thread, [exiting] for a task that has no memory left.
+// [kernel] for a kernel thread, [exiting] for a task that has no memory left,
+// _other for all of a workload that found no series of their own.
 // A file always has a name, so an empty one is one that could not be read: _unknown.
 func Process(p bpf.Process) string {
 	switch {
@@ -79,6 +80,8 @@ func Process(p bpf.Process) string {
 		return kernelThread
 	case p.Kind == bpf.ProcessExiting:
 		return exitingTask
+	case p.Kind == bpf.ProcessOther:
+		return Other
 	case p.Name == "":
 		return Unknown
 	default:

@@ -68,7 +68,11 @@ const (
 	KindFile = iota
 	KindKernel
 	KindExiting
+	KindOther
 )
+
+// PoolGranted is the pool of what is granted on the host; the other is 0.
+const PoolGranted = 1
 
 // The roles of kernel functions.
 const (

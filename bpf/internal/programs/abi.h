@@ -38,7 +38,16 @@ enum {
 	WHO_FIXED = 1 << 9 /* `_other` of each what, then borrowed of each what */
 };
 
-enum { KIND_FILE, KIND_KERNEL, KIND_EXITING };
+enum {
+	KIND_FILE,
+	KIND_KERNEL,
+	KIND_EXITING,
+	KIND_OTHER /* those of a workload that found no slot of their own */
+};
+
+/* What anybody can bring about, denials and user namespaces, is held apart from what is granted on the host: the two have shares of
+ * their own, and some slots are kept for the latter. */
+enum { POOL_ANYBODY, POOL_GRANTED, POOLS };
 
 /* The roles that functions near cap_capable play, by name; callers/roles.go says which. */
 enum {
@@ -87,11 +96,17 @@ struct cgroup_record {
 struct who_record {
 	struct who_key key; /* as it stands in the table: of several names of one hash, each but the first has another */
 	u64 created; /* CLOCK_BOOTTIME */
+	u64 owner;   /* of whose share it is, see share.h */
 	u32 burst_window, burst; /* denials announced in this window */
 	u32 sites[WHO_SITES];	 /* site slots plus one */
-	u32 unused;
+	u32 pool;
 	u32 len; /* of the name */
 	u8 name[NAME_SIZE];
+};
+
+/* How many slots the workloads of one owner have. */
+struct share {
+	u32 used[POOLS];
 };
 
 struct site_record {

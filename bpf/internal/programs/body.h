@@ -158,10 +158,10 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, u32 ma
 	counted = (u64)v->slot << PENDING_BITS;
 	if (class_of(mark) == CLASS_AUDITED) {
 		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(mark, bank);
-		note_site(slot & ~FRESH, v->slot);
-		if (slot < WHO_BORROWED) /* `_other`: there may be a slot by now */
+		note_site(slot & SLOT, v->slot);
+		if ((slot & CROWDED) || slot < WHO_BORROWED) /* `_other`: there may be a slot by now */
 			c->trust = OTHER_TRUST;
-		counted |= (u64)((slot & ~FRESH) + 1) << (PENDING_BITS + SLOT_BITS);
+		counted |= (u64)((slot & SLOT) + 1) << (PENDING_BITS + SLOT_BITS);
 	}
 	settle(c, counted, bank);
 	c->cgroup = s->who.cgroup;

@@ -15,6 +15,8 @@ enum {
 	BPF_F_MMAPABLE = 1 << 10,
 	BPF_MAP_TYPE_TASK_STORAGE = 29,
 	BPF_LOCAL_STORAGE_GET_F_CREATE = 1 << 0,
+	BPF_RB_AVAIL_DATA = 0,
+	BPF_RB_RING_SIZE = 1,
 	BPF_TYPE_ID_TARGET = 1, /* arguments of the compiler's CO-RE builtins */
 	BPF_FIELD_BYTE_OFFSET = 0,
 	BPF_FIELD_EXISTS = 2,
@@ -31,6 +33,7 @@ extern void *bpf_rdonly_cast(const void *obj, u32 btf_id) __ksym __weak;
 volatile const u32 has_snprintf;	 /* %ps in the kernel: since 5.13 */
 volatile const u32 has_pt_regs;		 /* bpf_task_pt_regs: since 5.15 */
 volatile const u32 denial_burst = 5;
+volatile const u32 slots[2]; /* for who slots: those for all, and those that are kept */
 volatile const u64 name_mask = ~0ull; /* what tests leave of a name's hash, so that many names have one */
 
 /* All of this changes while we run. It is only ever added to or replaced by user space, and everything in it is verified
@@ -51,8 +54,9 @@ struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
 	__uint(max_entries, 1);
 	__type(value, u32);
-} free_sites SEC(".maps"), free_whos SEC(".maps");
+} free_sites SEC(".maps"), free_whos SEC(".maps"), free_kept SEC(".maps");
 
+volatile u32 taken[2]; /* of slots */
 volatile u64 now; /* CLOCK_BOOTTIME, as of when clock ran */
 
 /* ---- what is counted, and which slot a key has ---- */
@@ -96,6 +100,14 @@ struct {
 	__type(key, struct who_key);
 	__type(value, u32);
 } whos SEC(".maps");
+
+/* By the serial number of an owner. One has an entry as long as it has a slot. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, u64);
+	__type(value, struct share);
+} shares SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -174,6 +186,7 @@ struct scratch {
 	u64 name[NAME_SIZE / 8];
 	u64 len;
 	u64 cgroup_at;
+	u64 owner, owner_at; /* whose share it is: serial number and address */
 	struct announcement announcement; /* and behind it, for one that is told with it, */
 	struct cgroup_record cgroup;
 };

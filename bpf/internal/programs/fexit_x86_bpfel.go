@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	FexitMapCgroups            = "cgroups"
+	FexitMapFreeKept           = "free_kept"
 	FexitMapFreeSites          = "free_sites"
 	FexitMapFreeWhos           = "free_whos"
 	FexitMapFunctions          = "functions"
@@ -27,6 +28,7 @@ const (
 	FexitMapRoles              = "roles"
 	FexitMapSamples            = "samples"
 	FexitMapScratches          = "scratches"
+	FexitMapShares             = "shares"
 	FexitMapSiteRecords        = "site_records"
 	FexitMapSites              = "sites"
 	FexitMapSpilled            = "spilled"
@@ -40,12 +42,15 @@ const (
 	FexitProgFexitProbe        = "fexit_probe"
 	FexitProgFexitSecond       = "fexit_second"
 	FexitProgFexitUnnamed      = "fexit_unnamed"
+	FexitProgRelease           = "release"
 	FexitVarDenialBurst        = "denial_burst"
 	FexitVarHasPtRegs          = "has_pt_regs"
 	FexitVarHasSnprintf        = "has_snprintf"
 	FexitVarNameMask           = "name_mask"
 	FexitVarNow                = "now"
 	FexitVarSettings           = "settings"
+	FexitVarSlots              = "slots"
+	FexitVarTaken              = "taken"
 	FexitVarUnusedAnnouncement = "unused_announcement"
 )
 
@@ -98,6 +103,7 @@ type FexitProgramSpecs struct {
 	FexitProbe   *ebpf.ProgramSpec `ebpf:"fexit_probe"`
 	FexitSecond  *ebpf.ProgramSpec `ebpf:"fexit_second"`
 	FexitUnnamed *ebpf.ProgramSpec `ebpf:"fexit_unnamed"`
+	Release      *ebpf.ProgramSpec `ebpf:"release"`
 }
 
 // FexitMapSpecs contains maps before they are loaded into the kernel.
@@ -105,6 +111,7 @@ type FexitProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitMapSpecs struct {
 	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
+	FreeKept    *ebpf.MapSpec `ebpf:"free_kept"`
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
@@ -115,6 +122,7 @@ type FexitMapSpecs struct {
 	Roles       *ebpf.MapSpec `ebpf:"roles"`
 	Samples     *ebpf.MapSpec `ebpf:"samples"`
 	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
+	Shares      *ebpf.MapSpec `ebpf:"shares"`
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
 	Spilled     *ebpf.MapSpec `ebpf:"spilled"`
@@ -133,6 +141,8 @@ type FexitVariableSpecs struct {
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
 	Now                *ebpf.VariableSpec `ebpf:"now"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
+	Slots              *ebpf.VariableSpec `ebpf:"slots"`
+	Taken              *ebpf.VariableSpec `ebpf:"taken"`
 	UnusedAnnouncement *ebpf.VariableSpec `ebpf:"unused_announcement"`
 }
 
@@ -157,6 +167,7 @@ func (o *FexitObjects) Close() error {
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitMaps struct {
 	Cgroups     *ebpf.Map `ebpf:"cgroups"`
+	FreeKept    *ebpf.Map `ebpf:"free_kept"`
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
@@ -167,6 +178,7 @@ type FexitMaps struct {
 	Roles       *ebpf.Map `ebpf:"roles"`
 	Samples     *ebpf.Map `ebpf:"samples"`
 	Scratches   *ebpf.Map `ebpf:"scratches"`
+	Shares      *ebpf.Map `ebpf:"shares"`
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
 	Spilled     *ebpf.Map `ebpf:"spilled"`
@@ -178,6 +190,7 @@ type FexitMaps struct {
 func (m *FexitMaps) Close() error {
 	return _FexitClose(
 		m.Cgroups,
+		m.FreeKept,
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
@@ -188,6 +201,7 @@ func (m *FexitMaps) Close() error {
 		m.Roles,
 		m.Samples,
 		m.Scratches,
+		m.Shares,
 		m.SiteRecords,
 		m.Sites,
 		m.Spilled,
@@ -207,6 +221,8 @@ type FexitVariables struct {
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`
 	Now                *ebpf.Variable `ebpf:"now"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
+	Slots              *ebpf.Variable `ebpf:"slots"`
+	Taken              *ebpf.Variable `ebpf:"taken"`
 	UnusedAnnouncement *ebpf.Variable `ebpf:"unused_announcement"`
 }
 
@@ -221,6 +237,7 @@ type FexitPrograms struct {
 	FexitProbe   *ebpf.Program `ebpf:"fexit_probe"`
 	FexitSecond  *ebpf.Program `ebpf:"fexit_second"`
 	FexitUnnamed *ebpf.Program `ebpf:"fexit_unnamed"`
+	Release      *ebpf.Program `ebpf:"release"`
 }
 
 func (p *FexitPrograms) Close() error {
@@ -232,6 +249,7 @@ func (p *FexitPrograms) Close() error {
 		p.FexitProbe,
 		p.FexitSecond,
 		p.FexitUnnamed,
+		p.Release,
 	)
 }
 

@@ -32,8 +32,13 @@ struct cred {
 	struct user_namespace *user_ns;
 } __core;
 
+struct kernfs_iattrs {
+	kuid_t ia_uid;
+} __core;
+
 struct kernfs_node {
 	struct kernfs_node *__parent; /* since 6.15 */
+	struct kernfs_iattrs *iattr; /* NULL: nobody has changed them, and it is root's */
 	const char *name;
 	u64 id;
 } __core;
@@ -44,6 +49,7 @@ struct kernfs_node___old {
 
 struct cgroup_subsys_state {
 	struct cgroup *cgroup;
+	struct cgroup_subsys_state *parent;
 	u64 serial_nr; /* "monotonically increasing unique serial number" */
 	unsigned int flags;
 } __core;

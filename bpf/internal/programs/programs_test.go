@@ -27,8 +27,9 @@ func TestABI(t *testing.T) {
 		"WHAT_KIND_SHIFT": WhatKindShift, "WHAT_KIND": WhatKind,
 		"SITE_FIXED": SiteFixed, "WHO_BORROWED": WhoBorrowed, "WHO_FIXED": WhoFixed,
 		"CLASS_UNKNOWN": ClassUnknown, "CLASS_NOAUDIT": ClassNoAudit, "CLASS_AUDITED": ClassAudited,
-		"KIND_FILE": KindFile, "KIND_KERNEL": KindKernel, "KIND_EXITING": KindExiting,
-		"ROLE_NONE": RoleNone, "ROLE_CAPABLE": RoleCapable, "ROLE_ITERATOR": RoleIterator, "ROLE_SECURITY": RoleSecurity,
+		"KIND_FILE": KindFile, "KIND_KERNEL": KindKernel, "KIND_EXITING": KindExiting, "KIND_OTHER": KindOther,
+		"POOL_GRANTED": PoolGranted,
+		"ROLE_NONE":    RoleNone, "ROLE_CAPABLE": RoleCapable, "ROLE_ITERATOR": RoleIterator, "ROLE_SECURITY": RoleSecurity,
 		"ROLE_AUDITED": RoleAudited, "ROLE_NOAUDIT": RoleNoAudit, "ROLE_BY_CALLER": RoleByCaller,
 		"ROLE_CALLER_AUDITED": RoleCallerAudited, "ROLE_CALLER_NOAUDIT": RoleCallerNoAudit,
 	} {

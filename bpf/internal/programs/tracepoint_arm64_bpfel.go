@@ -167,10 +167,11 @@ type TracepointWhoRecord struct {
 	_           structs.HostLayout
 	Key         TracepointWhoKey
 	Created     uint64
+	Owner       uint64
 	BurstWindow uint32
 	Burst       uint32
 	Sites       [4]uint32
-	Unused      uint32
+	Pool        uint32
 	Len         uint32
 	Name        [256]uint8
 }
@@ -180,6 +181,7 @@ type TracepointWhoRecord struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	TracepointMapCgroups            = "cgroups"
+	TracepointMapFreeKept           = "free_kept"
 	TracepointMapFreeSites          = "free_sites"
 	TracepointMapFreeWhos           = "free_whos"
 	TracepointMapFunctions          = "functions"
@@ -190,6 +192,7 @@ const (
 	TracepointMapRoles              = "roles"
 	TracepointMapSamples            = "samples"
 	TracepointMapScratches          = "scratches"
+	TracepointMapShares             = "shares"
 	TracepointMapSiteRecords        = "site_records"
 	TracepointMapSites              = "sites"
 	TracepointMapSpilled            = "spilled"
@@ -198,6 +201,7 @@ const (
 	TracepointMapWhos               = "whos"
 	TracepointProgCgroupGone        = "cgroup_gone"
 	TracepointProgClock             = "clock"
+	TracepointProgRelease           = "release"
 	TracepointProgTracepoint        = "tracepoint"
 	TracepointProgTracepointFirst   = "tracepoint_first"
 	TracepointProgTracepointProbe   = "tracepoint_probe"
@@ -208,6 +212,8 @@ const (
 	TracepointVarNameMask           = "name_mask"
 	TracepointVarNow                = "now"
 	TracepointVarSettings           = "settings"
+	TracepointVarSlots              = "slots"
+	TracepointVarTaken              = "taken"
 	TracepointVarUnusedAnnouncement = "unused_announcement"
 )
 
@@ -255,6 +261,7 @@ type TracepointSpecs struct {
 type TracepointProgramSpecs struct {
 	CgroupGone       *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
 	Clock            *ebpf.ProgramSpec `ebpf:"clock"`
+	Release          *ebpf.ProgramSpec `ebpf:"release"`
 	Tracepoint       *ebpf.ProgramSpec `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.ProgramSpec `ebpf:"tracepoint_first"`
 	TracepointProbe  *ebpf.ProgramSpec `ebpf:"tracepoint_probe"`
@@ -266,6 +273,7 @@ type TracepointProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracepointMapSpecs struct {
 	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
+	FreeKept    *ebpf.MapSpec `ebpf:"free_kept"`
 	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions   *ebpf.MapSpec `ebpf:"functions"`
@@ -276,6 +284,7 @@ type TracepointMapSpecs struct {
 	Roles       *ebpf.MapSpec `ebpf:"roles"`
 	Samples     *ebpf.MapSpec `ebpf:"samples"`
 	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
+	Shares      *ebpf.MapSpec `ebpf:"shares"`
 	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
 	Sites       *ebpf.MapSpec `ebpf:"sites"`
 	Spilled     *ebpf.MapSpec `ebpf:"spilled"`
@@ -294,6 +303,8 @@ type TracepointVariableSpecs struct {
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
 	Now                *ebpf.VariableSpec `ebpf:"now"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
+	Slots              *ebpf.VariableSpec `ebpf:"slots"`
+	Taken              *ebpf.VariableSpec `ebpf:"taken"`
 	UnusedAnnouncement *ebpf.VariableSpec `ebpf:"unused_announcement"`
 }
 
@@ -318,6 +329,7 @@ func (o *TracepointObjects) Close() error {
 // It can be passed to LoadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracepointMaps struct {
 	Cgroups     *ebpf.Map `ebpf:"cgroups"`
+	FreeKept    *ebpf.Map `ebpf:"free_kept"`
 	FreeSites   *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
 	Functions   *ebpf.Map `ebpf:"functions"`
@@ -328,6 +340,7 @@ type TracepointMaps struct {
 	Roles       *ebpf.Map `ebpf:"roles"`
 	Samples     *ebpf.Map `ebpf:"samples"`
 	Scratches   *ebpf.Map `ebpf:"scratches"`
+	Shares      *ebpf.Map `ebpf:"shares"`
 	SiteRecords *ebpf.Map `ebpf:"site_records"`
 	Sites       *ebpf.Map `ebpf:"sites"`
 	Spilled     *ebpf.Map `ebpf:"spilled"`
@@ -339,6 +352,7 @@ type TracepointMaps struct {
 func (m *TracepointMaps) Close() error {
 	return _TracepointClose(
 		m.Cgroups,
+		m.FreeKept,
 		m.FreeSites,
 		m.FreeWhos,
 		m.Functions,
@@ -349,6 +363,7 @@ func (m *TracepointMaps) Close() error {
 		m.Roles,
 		m.Samples,
 		m.Scratches,
+		m.Shares,
 		m.SiteRecords,
 		m.Sites,
 		m.Spilled,
@@ -368,6 +383,8 @@ type TracepointVariables struct {
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`
 	Now                *ebpf.Variable `ebpf:"now"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
+	Slots              *ebpf.Variable `ebpf:"slots"`
+	Taken              *ebpf.Variable `ebpf:"taken"`
 	UnusedAnnouncement *ebpf.Variable `ebpf:"unused_announcement"`
 }
 
@@ -377,6 +394,7 @@ type TracepointVariables struct {
 type TracepointPrograms struct {
 	CgroupGone       *ebpf.Program `ebpf:"cgroup_gone"`
 	Clock            *ebpf.Program `ebpf:"clock"`
+	Release          *ebpf.Program `ebpf:"release"`
 	Tracepoint       *ebpf.Program `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.Program `ebpf:"tracepoint_first"`
 	TracepointProbe  *ebpf.Program `ebpf:"tracepoint_probe"`
@@ -387,6 +405,7 @@ func (p *TracepointPrograms) Close() error {
 	return _TracepointClose(
 		p.CgroupGone,
 		p.Clock,
+		p.Release,
 		p.Tracepoint,
 		p.TracepointFirst,
 		p.TracepointProbe,

@@ -2,7 +2,7 @@
 /* Which workload and process asked: the key, its slot, its names, and what is announced of it. */
 #pragma once
 
-#include "unwind.h"
+#include "share.h"
 
 #define CAST_TO(type, from) ((type *)bpf_rdonly_cast((void *)(from), __builtin_btf_type_id(*(type *)0, BPF_TYPE_ID_TARGET)))
 
@@ -265,6 +265,11 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 
 	if (!r || !st || !s)
 		return 0;
+	/* What anybody can bring about leaves half the ring to what is granted on the host. */
+	if (pool_of(what) == POOL_ANYBODY && bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 2) {
+		st->withheld++;
+		return 0;
+	}
 	if (what & WHAT_DENIED) {
 		if (r->burst_window != window) {
 			r->burst_window = window;
@@ -278,8 +283,8 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 	}
 	a = &s->announcement;
 	a->cgroup = r->key.cgroup;
-	a->told = slot < WHO_FIXED;
-	if (a->told) { /* the slot is not one cgroup's, so the record has no owner */
+	a->told = slot < WHO_FIXED || kind_of(r->key.what) == KIND_OTHER;
+	if (a->told) { /* the slot is not this cgroup's alone, so the record has no owner */
 		READ(set, task->cgroups);
 		s->cgroup_at = (u64)cgroup_of(set, HELPER);
 		name_cgroup(bank);
@@ -338,7 +343,11 @@ static __noinline int note_site(u32 slot, u32 site)
 	return 0;
 }
 
-enum { FRESH = 1u << 31 };
+enum {
+	FRESH = 1u << 31,
+	CROWDED = 1 << 30, /* the slot is that of all who found none */
+	SLOT = CROWDED - 1
+};
 
 /* named tells whether a slot's name is the scratch's. */
 static __noinline bool named(u32 slot, struct scratch *s)
@@ -359,37 +368,67 @@ static __noinline bool named(u32 slot, struct scratch *s)
 	return true;
 }
 
-/* new_slot takes a free slot for a key that has none: 0 if there is no free one. */
+/* new_slot takes a free slot for a key that has none: 0 if there is no free one. The record that it needs of a cgroup is that of
+ * the scratch's cgroup_at. */
 static __noinline u32 new_slot(struct who_key *key, struct scratch *s, u32 bank)
 {
+	bool others = kind_of(key->what) == KIND_OTHER;
 	struct who_record *r;
-	u64 *name;
-	u32 slot, i;
+	u32 slot, pool, i;
+	u64 *name, owner;
 
-	if (bpf_map_pop_elem(&free_whos, &slot))
+	slot = pop_slot(s, key->what, others);
+	if (!slot)
 		return 0;
 	r = bpf_map_lookup_elem(&who_records, &slot);
 	if (!r)
 		return 0;
+	owner = s->owner;
+	pool = pool_of(key->what);
 	r->key = *key;
 	r->created = bpf_ktime_get_boot_ns();
+	r->owner = owner;
+	r->pool = pool;
 	for (i = 0; i < WHO_SITES; i++)
 		r->sites[i] = 0;
 	r->burst_window = r->burst = 0;
-	r->len = s->len;
+	r->len = others ? 0 : s->len;
 	name = (u64 *)r->name;
 	for (i = 0; i < NAME_SIZE / 8; i++)
-		name[i] = i * 8 < s->len ? s->name[i] : 0;
+		name[i] = i * 8 < r->len ? s->name[i] : 0;
 	meet_cgroup(key->cgroup, bank);
-	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST))
+	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST)) {
+		charge(owner, pool, slot);
 		return slot;
+	}
 	/* Another CPU was faster: its slot counts. */
-	bpf_map_push_elem(&free_whos, &slot, 0);
+	push_slot(slot);
 	return 0;
 }
 
-/* who_slot finds or makes the slot of who asked, which the cache does not hold: `_other` where none is free. FRESH is set in what it
- * returns when this is the key's first check. */
+/* crowd finds or makes the slot of all of an owner's who found none of their own: `_other` if there is none for that either. */
+static __always_inline u32 crowd(struct scratch *s, u32 what, u32 bank)
+{
+	struct who_key key = {.cgroup = s->owner, .what = KIND_OTHER << WHAT_KIND_SHIFT | (what & WHAT_WHO)};
+	u64 at = s->cgroup_at;
+	u32 *known, slot = 0;
+
+	if (!s->owner_at)
+		return what & WHAT_WHO;
+	known = bpf_map_lookup_elem(&whos, &key);
+	if (!known) {
+		s->cgroup_at = s->owner_at;
+		slot = new_slot(&key, s, bank);
+		s->cgroup_at = at;
+		if (slot)
+			return slot | FRESH | CROWDED;
+		known = bpf_map_lookup_elem(&whos, &key);
+	}
+	return known ? *known | CROWDED : what & WHAT_WHO;
+}
+
+/* who_slot finds or makes the slot of who asked, which the cache does not hold. Where there is none for it that is the one of its
+ * workload's others, and `_other` in the end. FRESH is set in what it returns when this is the slot's first check. */
 GLOBAL u32 who_slot(u32 what, u32 bank)
 {
 	struct scratch *s = my_scratch(bank & 1);
@@ -398,18 +437,20 @@ GLOBAL u32 who_slot(u32 what, u32 bank)
 
 	if (!s)
 		return what & WHAT_WHO;
+	s->owner = s->owner_at = 0;
 	key.cgroup = s->who.cgroup;
 	key.name = s->who.name & name_mask;
 	key.what = s->who.what | (what & WHAT_WHO);
 	for (i = 0; i < WHO_TRIES; i++, key.name++) {
 		known = bpf_map_lookup_elem(&whos, &key);
 		if (!known) {
+			find_owner(bank);
 			slot = new_slot(&key, s, bank);
 			if (slot)
 				return slot | FRESH;
 			known = bpf_map_lookup_elem(&whos, &key);
 			if (!known)
-				break;
+				return crowd(s, what, bank);
 		}
 		slot = *known;
 		if (named(slot, s))

@@ -20,6 +20,7 @@ import (
 // Options say how large the maps are, and what the kernel side is told once.
 type Options struct {
 	SeriesLimit, SiteLimit int // slots
+	SeriesKept             int // of SeriesLimit, for what is granted on the host alone
 	RingSize, GoneSize     int // bytes
 	DenialBurst            uint32
 	ConfirmEvery           uint32 // a power of two
@@ -145,8 +146,9 @@ func All() []Source {
 }
 
 const (
-	programGone  = "cgroup_gone"
-	programClock = "clock"
+	programGone    = "cgroup_gone"
+	programClock   = "clock"
+	programRelease = "release"
 )
 
 // mapsOfPair are those that only two programs have.
@@ -174,6 +176,14 @@ func (o *Objects) BootTime() (int64, error) {
 		return 0, fmt.Errorf("read the kernel's time: %w", err)
 	}
 	return int64(now), nil
+}
+
+// Release tells the kernel side that a slot is free again, which a series had whose share it counted in.
+func (o *Objects) Release(owner uint64, pool, slot uint32) error {
+	if _, err := o.Collection.Programs[programRelease].Run(&ebpf.RunOptions{Context: [3]uint64{owner, uint64(pool), uint64(slot)}}); err != nil {
+		return fmt.Errorf("run the BPF program %s: %w", programRelease, err)
+	}
+	return nil
 }
 
 // Banks is the number of programs that count, each in a bank of its own.
@@ -218,7 +228,7 @@ func (s Source) Open(f *Features, mode Peek, opts Options) (*Objects, error) {
 		}
 	}
 	for name := range spec.Programs {
-		if !slices.Contains(names, name) && name != programClock && (name != programGone || !f.rmdir) {
+		if !slices.Contains(names, name) && name != programClock && name != programRelease && (name != programGone || !f.rmdir) {
 			delete(spec.Programs, name)
 		}
 	}
@@ -270,6 +280,8 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 		"pages":        cpus * banks * bankPages,
 		"free_sites":   opts.SiteLimit,
 		"free_whos":    opts.SeriesLimit,
+		"free_kept":    opts.SeriesLimit,
+		"shares":       opts.SeriesLimit + 4*cpus, // each has a slot
 		"site_records": programs.SiteFixed + opts.SiteLimit,
 		"who_records":  programs.WhoFixed + opts.SeriesLimit,
 		// An element that one CPU is about to give up is still taken while others look for a free one.
@@ -286,6 +298,7 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 		"has_pt_regs":  number(f.ptRegs),
 		"denial_burst": opts.DenialBurst,
 		"name_mask":    opts.NameMask,
+		"slots":        [2]uint32{uint32(opts.SeriesLimit - opts.SeriesKept), uint32(opts.SeriesKept)},
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return fmt.Errorf("set the BPF object's %s: %w", name, err)
