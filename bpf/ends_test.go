@@ -162,7 +162,7 @@ func TestOneName(t *testing.T) {
 	}
 }
 
-// TestOneHash gives all names one hash: each still has a slot of its own, as many as are tried, and the rest are _other.
+// TestOneHash gives all names one hash: each still has a slot of its own, as many as are tried, and the rest are the workload's _other.
 func TestOneHash(t *testing.T) {
 	tr := openLive(t, Options{nameMask: new(uint64)})
 	// The second is the first's beginning, as far as whole words go.
@@ -180,7 +180,7 @@ func TestOneHash(t *testing.T) {
 				if w.Count != uint64(round+1) {
 					t.Errorf("%s: %d checks, want %d", w.Process.Name, w.Count, round+1)
 				}
-			case w.Overflow && w.Check == Check{Capability: wakeAlarm}:
+			case w.Process.Kind == ProcessOther && w.Check == Check{Capability: wakeAlarm}:
 				other += w.Count
 			}
 		}

@@ -22,6 +22,7 @@ func TestVerified(t *testing.T) {
 			if !known {
 				t.Skip("the kernel does not say how many instructions it looked at (Linux 5.16)")
 			}
+			t.Logf("%s: %d instructions", name, n)
 			if n > most {
 				t.Errorf("%s: the verifier looked at %d instructions, want %d at most", name, n, most)
 			}

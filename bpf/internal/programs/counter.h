@@ -187,6 +187,7 @@ struct scratch {
 	u64 len;
 	u64 cgroup_at;
 	u64 owner, owner_at; /* whose share it is: serial number and address */
+	struct who_key key; /* that wants a slot */
 	struct announcement announcement; /* and behind it, for one that is told with it, */
 	struct cgroup_record cgroup;
 };

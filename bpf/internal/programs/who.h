@@ -368,37 +368,42 @@ static __noinline bool named(u32 slot, struct scratch *s)
 	return true;
 }
 
-/* new_slot takes a free slot for a key that has none: 0 if there is no free one. The record that it needs of a cgroup is that of
- * the scratch's cgroup_at. */
-static __noinline u32 new_slot(struct who_key *key, struct scratch *s, u32 bank)
+/* new_slot takes a free slot for the scratch's key, which has none: 0 if there is no free one. The record that it needs of a cgroup is
+ * that of the scratch's cgroup_at. */
+GLOBAL u32 new_slot(u32 bank)
 {
-	bool others = kind_of(key->what) == KIND_OTHER;
+	struct scratch *s = my_scratch(bank & 1);
 	struct who_record *r;
-	u32 slot, pool, i;
 	u64 *name, owner;
+	bool others;
+	u32 slot, i;
 
-	slot = pop_slot(s, key->what, others);
+	if (!s)
+		return 0;
+	others = kind_of(s->key.what) == KIND_OTHER;
+	slot = pop_slot(s, s->key.what, others);
 	if (!slot)
 		return 0;
 	r = bpf_map_lookup_elem(&who_records, &slot);
 	if (!r)
 		return 0;
 	owner = s->owner;
-	pool = pool_of(key->what);
-	r->key = *key;
+	r->key = s->key;
 	r->created = bpf_ktime_get_boot_ns();
 	r->owner = owner;
-	r->pool = pool;
+	r->pool = pool_of(s->key.what);
 	for (i = 0; i < WHO_SITES; i++)
 		r->sites[i] = 0;
 	r->burst_window = r->burst = 0;
-	r->len = others ? 0 : s->len;
+	r->len = s->len;
 	name = (u64 *)r->name;
 	for (i = 0; i < NAME_SIZE / 8; i++)
-		name[i] = i * 8 < r->len ? s->name[i] : 0;
-	meet_cgroup(key->cgroup, bank);
-	if (!bpf_map_update_elem(&whos, key, &slot, BPF_NOEXIST)) {
-		charge(owner, pool, slot);
+		name[i] = i * 8 < s->len ? s->name[i] : 0;
+	if (others)
+		r->len = 0;
+	meet_cgroup(s->key.cgroup, bank);
+	if (!bpf_map_update_elem(&whos, &s->key, &slot, BPF_NOEXIST)) {
+		charge(owner, pool_of(s->key.what), slot);
 		return slot;
 	}
 	/* Another CPU was faster: its slot counts. */
@@ -409,20 +414,22 @@ static __noinline u32 new_slot(struct who_key *key, struct scratch *s, u32 bank)
 /* crowd finds or makes the slot of all of an owner's who found none of their own: `_other` if there is none for that either. */
 static __always_inline u32 crowd(struct scratch *s, u32 what, u32 bank)
 {
-	struct who_key key = {.cgroup = s->owner, .what = KIND_OTHER << WHAT_KIND_SHIFT | (what & WHAT_WHO)};
 	u64 at = s->cgroup_at;
-	u32 *known, slot = 0;
+	u32 *known, slot;
 
 	if (!s->owner_at)
 		return what & WHAT_WHO;
-	known = bpf_map_lookup_elem(&whos, &key);
+	s->key.cgroup = s->owner;
+	s->key.name = 0;
+	s->key.what = KIND_OTHER << WHAT_KIND_SHIFT | (what & WHAT_WHO);
+	known = bpf_map_lookup_elem(&whos, &s->key);
 	if (!known) {
 		s->cgroup_at = s->owner_at;
-		slot = new_slot(&key, s, bank);
+		slot = new_slot(bank);
 		s->cgroup_at = at;
 		if (slot)
 			return slot | FRESH | CROWDED;
-		known = bpf_map_lookup_elem(&whos, &key);
+		known = bpf_map_lookup_elem(&whos, &s->key);
 	}
 	return known ? *known | CROWDED : what & WHAT_WHO;
 }
@@ -433,28 +440,28 @@ GLOBAL u32 who_slot(u32 what, u32 bank)
 {
 	struct scratch *s = my_scratch(bank & 1);
 	u32 *known, slot, i;
-	struct who_key key;
 
 	if (!s)
 		return what & WHAT_WHO;
-	s->owner = s->owner_at = 0;
-	key.cgroup = s->who.cgroup;
-	key.name = s->who.name & name_mask;
-	key.what = s->who.what | (what & WHAT_WHO);
-	for (i = 0; i < WHO_TRIES; i++, key.name++) {
-		known = bpf_map_lookup_elem(&whos, &key);
+	s->key.cgroup = s->who.cgroup;
+	s->key.name = s->who.name & name_mask;
+	s->key.what = s->who.what | (what & WHAT_WHO);
+	for (i = 0; i < WHO_TRIES; i++, s->key.name++) {
+		known = bpf_map_lookup_elem(&whos, &s->key);
 		if (!known) {
 			find_owner(bank);
-			slot = new_slot(&key, s, bank);
+			slot = new_slot(bank);
 			if (slot)
 				return slot | FRESH;
-			known = bpf_map_lookup_elem(&whos, &key);
+			known = bpf_map_lookup_elem(&whos, &s->key);
 			if (!known)
-				return crowd(s, what, bank);
+				break;
 		}
 		slot = *known;
 		if (named(slot, s))
 			return slot;
 	}
-	return what & WHAT_WHO;
+	/* After so many of one hash the owner may not have been looked for. */
+	find_owner(bank);
+	return crowd(s, what, bank);
 }
