@@ -198,6 +198,9 @@ const (
 	TracepointMapWhos               = "whos"
 	TracepointProgCgroupGone        = "cgroup_gone"
 	TracepointProgClock             = "clock"
+	TracepointProgEntryBeside       = "entry_beside"
+	TracepointProgEntryFirst        = "entry_first"
+	TracepointProgEntrySecond       = "entry_second"
 	TracepointProgTracepoint        = "tracepoint"
 	TracepointProgTracepointFirst   = "tracepoint_first"
 	TracepointProgTracepointProbe   = "tracepoint_probe"
@@ -255,6 +258,9 @@ type TracepointSpecs struct {
 type TracepointProgramSpecs struct {
 	CgroupGone       *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
 	Clock            *ebpf.ProgramSpec `ebpf:"clock"`
+	EntryBeside      *ebpf.ProgramSpec `ebpf:"entry_beside"`
+	EntryFirst       *ebpf.ProgramSpec `ebpf:"entry_first"`
+	EntrySecond      *ebpf.ProgramSpec `ebpf:"entry_second"`
 	Tracepoint       *ebpf.ProgramSpec `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.ProgramSpec `ebpf:"tracepoint_first"`
 	TracepointProbe  *ebpf.ProgramSpec `ebpf:"tracepoint_probe"`
@@ -377,6 +383,9 @@ type TracepointVariables struct {
 type TracepointPrograms struct {
 	CgroupGone       *ebpf.Program `ebpf:"cgroup_gone"`
 	Clock            *ebpf.Program `ebpf:"clock"`
+	EntryBeside      *ebpf.Program `ebpf:"entry_beside"`
+	EntryFirst       *ebpf.Program `ebpf:"entry_first"`
+	EntrySecond      *ebpf.Program `ebpf:"entry_second"`
 	Tracepoint       *ebpf.Program `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.Program `ebpf:"tracepoint_first"`
 	TracepointProbe  *ebpf.Program `ebpf:"tracepoint_probe"`
@@ -387,6 +396,9 @@ func (p *TracepointPrograms) Close() error {
 	return _TracepointClose(
 		p.CgroupGone,
 		p.Clock,
+		p.EntryBeside,
+		p.EntryFirst,
+		p.EntrySecond,
 		p.Tracepoint,
 		p.TracepointFirst,
 		p.TracepointProbe,
