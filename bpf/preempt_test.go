@@ -223,7 +223,11 @@ func TestInterrupted(t *testing.T) {
 	}
 	stamps := Check{Capability: uint8(cap.NET_RAW)}
 	asked := siteCount(s, stamps, AuditedYes, named(tr, []string{"skb_may_tx_timestamp", "__skb_tstamp_tx", "skb_complete_tx_timestamp"}))
-	t.Logf("%d checks made beside %d in interrupts; %v counted, %d missed of all", n, asked, got, s.MissedRuns)
+	losses, err := tr.counters.losses()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%s: %d checks made beside %d in interrupts; %v counted, %d by the second, %d missed of all", programsOf(tr), n, asked, got, losses.Second, s.MissedRuns)
 	if asked < 100 {
 		t.Errorf("only %d checks in interrupts", asked)
 	}
