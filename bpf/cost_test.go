@@ -61,6 +61,7 @@ const (
 	wayOurs    = "ours"
 	waySecond  = "ours beside an empty one"
 	wayTwin    = "ours as two programs"
+	wayEntry   = "the first at an entry"
 	wayRecord  = "a record per check"
 )
 
@@ -89,17 +90,16 @@ func ways(t *testing.T) []way {
 		return func() { l.Close() }
 	}
 	attach := func(tr *Tracer) func() {
-		var offs []func()
-		for _, p := range tr.objects.Programs {
-			offs = append(offs, must(link.AttachTracing(link.TracingOptions{Program: p})))
+		if err := tr.objects.Attach(); err != nil {
+			t.Fatal(err)
 		}
 		return func() {
-			for _, off := range slices.Backward(offs) {
-				off()
+			if err := tr.objects.Detach(); err != nil {
+				t.Fatal(err)
 			}
 		}
 	}
-	return []way{
+	all := []way{
 		{wayNothing, func() func() { return func() {} }},
 		{wayEmpty, func() func() { return must(empty.Attach()) }},
 		{wayOurs, func() func() { return attach(ours) }},
@@ -110,6 +110,10 @@ func ways(t *testing.T) []way {
 		{wayTwin, func() func() { return attach(twin) }},
 		{wayRecord, func() func() { return must(each.Attach()) }},
 	}
+	if best := openDetached(t, Options{}); best.objects.AtEntry() {
+		all = append(all, way{wayEntry, func() func() { return attach(best) }})
+	}
+	return all
 }
 
 func load2(t *testing.T, name string) *testprog.Loaded {

@@ -13,19 +13,32 @@ import (
 	"capability_exporter/bpf/internal/testprog"
 )
 
-// returnProbe puts a kretprobe on a kernel function, which then returns to what the kernel has put on the stack in place of the
-// caller's address. It returns what takes it away.
-func returnProbe(t *testing.T, function string) func() {
+// tracefs is where it is mounted.
+func tracefs(t *testing.T) string {
 	t.Helper()
-	const tracing, name = "/sys/kernel/tracing", "someones"
-	probes := filepath.Join(tracing, "kprobe_events")
-	if _, err := os.Stat(probes); err != nil {
+	const tracing = "/sys/kernel/tracing"
+	if _, err := os.Stat(filepath.Join(tracing, "trace")); err != nil {
 		if err := unix.Mount("tracefs", tracing, "tracefs", 0, ""); err != nil {
 			t.Skip("the kernel has no tracefs: ", err)
 		}
 	}
-	enable := filepath.Join(tracing, "events/kprobes", name, "enable")
-	write(t, probes, "r:"+name+" "+function)
+	return tracing
+}
+
+// returnProbe puts a kretprobe on a kernel function, which then returns to what the kernel has put on the stack in place of the
+// caller's address. It returns what takes it away.
+func returnProbe(t *testing.T, function string) func() {
+	t.Helper()
+	return probe(t, "r:someones "+function)
+}
+
+// probe makes the probe `someones` of kprobe_events, and returns what takes it away.
+func probe(t *testing.T, definition string) func() {
+	t.Helper()
+	tracing := tracefs(t)
+	probes := filepath.Join(tracing, "kprobe_events")
+	enable := filepath.Join(tracing, "events/kprobes/someones/enable")
+	write(t, probes, definition)
 	write(t, enable, "1")
 	return func() {
 		write(t, enable, "0")

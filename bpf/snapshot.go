@@ -2,7 +2,6 @@ package bpf
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -10,8 +9,8 @@ import (
 )
 
 // Snapshot reads what has been counted so far. All counters are in memory that the kernel side shares; what is left are two
-// bpf(2) calls, and one for each cgroup that is new. (Up to 6.1 each call is itself an audited check of CAP_BPF: bpf_capable in
-// __sys_bpf, kernel/bpf/syscall.c.)
+// bpf(2) calls, or four where the first program is at an entry, and one for each cgroup that is new. (Up to 6.1 each call is itself
+// an audited check of CAP_BPF: bpf_capable in __sys_bpf, kernel/bpf/syscall.c.)
 func (t *Tracer) Snapshot() (*Snapshot, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -85,16 +84,16 @@ func (t *Tracer) addWorkloads(s *Snapshot) error {
 func (t *Tracer) addLosses(s *Snapshot) error {
 	// How often it was skipped is read before how often the second program stood in, so that a check in flight makes the
 	// difference too small and never too large; the next snapshot has it.
-	stats, err := t.objects.Programs[0].Stats()
+	skipped, err := t.objects.Skipped()
 	if err != nil {
-		return fmt.Errorf("read how often the kernel skipped the BPF program: %w", err)
+		return err
 	}
 	losses, err := t.counters.losses()
 	if err != nil {
 		return err
 	}
 	s.RingLost, s.RingWithheld, s.Unwinds = losses.Lost, losses.Withheld, losses.Unwinds
-	if left := stats.RecursionMisses + losses.Declined; left > losses.Second {
+	if left := skipped + losses.Declined; left > losses.Second {
 		t.missed = max(t.missed, left-losses.Second)
 	}
 	s.MissedRuns = t.missed

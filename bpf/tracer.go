@@ -34,7 +34,7 @@ type Options struct {
 	// What only tests change.
 	sources      []Source
 	peek         *source.Peek
-	pair         *bool // whether there are two programs
+	pair         *bool // whether there are two programs, both of which are then on the tracepoint or both fexit
 	denialBurst  uint32
 	confirmEvery uint32
 	quarantine   time.Duration
@@ -156,7 +156,7 @@ func Open(opts Options) (*Tracer, error) {
 	if err := t.start(); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	opts.Logger.Info("counting capability checks", "via", t.source.Name, "audit", t.Info().Audit, "programs", t.objects.Banks())
+	opts.Logger.Info("counting capability checks", "via", t.source.Name, "audit", t.Info().Audit, "programs", t.objects.Banks(), "at_entry", t.objects.AtEntry())
 	return t, nil
 }
 

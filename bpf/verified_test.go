@@ -11,7 +11,7 @@ import (
 func TestVerified(t *testing.T) {
 	const most = 250_000
 	one, two, probe := false, true, source.PeekProbe
-	for _, opts := range []Options{{pair: &one}, {pair: &two}, {peek: &probe}} {
+	for _, opts := range []Options{{pair: &one}, {pair: &two}, {}, {peek: &probe}} {
 		tr := openLive(t, opts)
 		for name, p := range tr.objects.Collection.Programs {
 			info, err := p.Info()

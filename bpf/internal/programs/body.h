@@ -192,7 +192,7 @@ static __always_inline int count(struct cached *c, u32 mark, u32 fresh, u32 bank
 
 /* Each source says what its arguments tell: which check it was, and its class where it has that from opts (else
  * CLASS_UNKNOWN). They are read where they are needed: kept at hand, each would cost the fast path a place on its stack. */
-static __always_inline u32 what_of(u64 *ctx);
+static __always_inline u32 what_of(u64 *ctx, enum reading reading);
 static __always_inline u32 told_of(u64 *ctx);
 
 static __always_inline u32 what(struct user_namespace *target, u32 cap, u32 ret)
@@ -201,14 +201,21 @@ static __always_inline u32 what(struct user_namespace *target, u32 cap, u32 ret)
 }
 
 /* cred_of is the first argument of each source. */
-static __always_inline const struct cred *cred_of(u64 *ctx) { return *(const struct cred *volatile *)ctx; }
+static __always_inline const struct cred *cred_of(u64 *ctx, enum reading reading)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (reading == REGS)
+		ctx += REGS_SI;
+#endif
+	return *(const struct cred *volatile *)ctx;
+}
 
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
 static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading reading, who_path *who)
 {
 	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
-	const struct cred *cred = cred_of(ctx), *own = LOAD(reading, task->real_cred);
-	u32 what = what_of(ctx), told = told_of(ctx), class, mark, fresh = 0;
+	const struct cred *cred = cred_of(ctx, reading), *own = LOAD(reading, task->real_cred);
+	u32 what = what_of(ctx, reading), told = told_of(ctx), class, mark, fresh = 0;
 	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
 	struct cached *c, *first, *second;
@@ -266,7 +273,7 @@ typedef int turn_path(struct turn *t, u32 bank);
 static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
 {
 	u64 asker, places, cgroup = 0, name = 0;
-	u32 mark = what_of(ctx), class;
+	u32 mark = what_of(ctx, reading), class;
 	struct task_struct *task;
 	struct cached *c;
 	struct cache_page *p;
@@ -283,7 +290,7 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 	mark |= CACHED_SET;
 	if (class == CLASS_AUDITED) {
 		task = bpf_get_current_task_btf();
-		if (cred_of(ctx) != task->real_cred)
+		if (cred_of(ctx, reading) != task->real_cred)
 			return slow(ctx, false); /* which sees whether they are borrowed */
 		if (!same_turn(&p->turn, task))
 			turn(&p->turn, bank);

@@ -206,8 +206,12 @@ struct {
 enum reading {
 	CAST,  /* plain loads, also of words that no BTF pointer leads to, by bpf_rdonly_cast */
 	PROBE, /* plain loads through BTF pointers, and bpf_probe_read_kernel for other words */
-	HELPER /* bpf_probe_read_kernel for all, and no look at the stack */
+	HELPER, /* bpf_probe_read_kernel for all, and no look at the stack */
+	REGS	/* as CAST, at a function's entry: ctx is the registers, and the arguments are numbers in them */
 };
+
+/* How it reads words. */
+#define WORDS_BY(reading) ((reading) == REGS ? CAST : (reading))
 
 #define LOAD(reading, field)                \
 	({                                  \

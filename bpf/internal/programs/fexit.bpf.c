@@ -4,7 +4,7 @@
 
 #include "pair.h"
 
-static __always_inline u32 what_of(u64 *ctx) { return what((void *)ctx[1], ctx[2], ctx[4]); }
+static __always_inline u32 what_of(u64 *ctx, enum reading reading) { return what((void *)ctx[1], ctx[2], ctx[4]); }
 
 static __always_inline u32 told_of(u64 *ctx) { return ctx[3] & CAP_OPT_NOAUDIT ? CLASS_NOAUDIT : CLASS_AUDITED; }
 

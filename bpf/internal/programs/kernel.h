@@ -112,6 +112,9 @@ struct bpf_raw_tracepoint_args {
 };
 
 #if defined(__TARGET_ARCH_x86)
+/* struct pt_regs in words, as a program on a function's entry has it (uapi/asm/ptrace.h). */
+enum { REGS_R9 = 8, REGS_R8 = 9, REGS_DX = 12, REGS_SI = 13, REGS_SP = 19 };
+
 struct pt_regs___x86 {
 	unsigned long orig_ax;
 } __core;

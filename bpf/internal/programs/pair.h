@@ -4,7 +4,8 @@
  *
  * The kernel skips a program that somebody preempted is still in on the same CPU: until he goes on, all checks there would be
  * missed (bpf_prog_get_recursion_context). So the first program counts, and leaves a mark with the task; the second counts where
- * it finds none. Both must have been preempted on one CPU for a check to be missed. */
+ * it finds none. Both must have been preempted on one CPU for a check to be missed: by a storm of many threads that is soon so, as
+ * since 7.3 a slice ends wherever the task stands in the kernel (HRTICK). On the tracepoint entry.h has a better first. */
 #pragma once
 
 #include "body.h"
@@ -87,22 +88,37 @@ static __always_inline bool means_nothing(u64 mark)
 	return (turns ^ mark) & ((1 << MARK_AT_BITS) - 1);
 }
 
+/* take_over gives a mark the place of another that means nothing any more. */
+static __always_inline bool take_over(u64 mark, u64 other)
+{
+	struct mark *m = place_of(mark);
+
+	return m && mark && means_nothing(other) && __sync_val_compare_and_swap(&m->mark, other, mark) == other;
+}
+
+/* spilled_in is the current task's spilled marks, without those of an earlier turn. */
+static __always_inline struct spilled *spilled_in(struct task_struct *task)
+{
+	struct spilled *s = bpf_task_storage_get(&spilled, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+
+	if (s && s->turn != task->nvcsw) {
+		s->turn = task->nvcsw;
+		s->task = s->interrupt = 0;
+	}
+	return s;
+}
+
 /* spill finds another place for a mark. It returns false where there is none. */
 static __noinline bool spill(u64 *ctx, u64 mark, u64 other)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	struct mark *m = place_of(mark);
 	struct spilled *s;
 
-	if (m && mark && means_nothing(other) && __sync_val_compare_and_swap(&m->mark, other, mark) == other)
+	if (take_over(mark, other))
 		return true;
-	s = bpf_task_storage_get(&spilled, task, 0, BPF_LOCAL_STORAGE_GET_F_CREATE);
+	s = spilled_in(task);
 	if (!s)
 		return false;
-	if (s->turn != task->nvcsw) {
-		s->turn = task->nvcsw;
-		s->task = s->interrupt = 0;
-	}
 	if (mark)
 		s->task = address_of(ctx);
 	else
@@ -110,34 +126,45 @@ static __noinline bool spill(u64 *ctx, u64 mark, u64 other)
 	return true;
 }
 
-/* leave leaves a mark. It returns false where there is no place for it. */
-static __always_inline bool leave(u64 *ctx)
+/* leave leaves a mark in its place. It returns false where another has that, or where a mark has none. */
+static __always_inline bool leave(u64 mark, u64 *other)
 {
-	u64 mark = mark_of(ctx), other = 0;
 	struct mark *m = place_of(mark);
 
-	if (m && mark) {
-		other = __sync_val_compare_and_swap(&m->mark, 0, mark);
-		if (!other)
-			return true;
-		if (other >> MARK_CHECK_BITS == mark >> MARK_CHECK_BITS) { /* its own, which the second was skipped for */
-			m->mark = mark;
-			return true;
-		}
-	}
-	return spill(ctx, mark, other);
+	if (!m || !mark)
+		return false;
+	*other = __sync_val_compare_and_swap(&m->mark, 0, mark);
+	if (!*other)
+		return true;
+	if (*other >> MARK_CHECK_BITS != mark >> MARK_CHECK_BITS)
+		return false;
+	m->mark = mark; /* its own, which the second was skipped for */
+	return true;
+}
+
+static __always_inline int decline(void)
+{
+	struct stat_values *st = my_stats(0);
+
+	if (st)
+		st->declined++;
+	return 0;
 }
 
 static __always_inline int first_of_two(u64 *ctx)
 {
-	struct stat_values *st;
+	u64 mark = mark_of(ctx), other = 0;
 
-	if (leave(ctx))
-		return check_cast(ctx);
-	st = my_stats(0);
+	return leave(mark, &other) || spill(ctx, mark, other) ? check_cast(ctx) : decline();
+}
+
+static __always_inline int count_second(u64 *ctx)
+{
+	struct stat_values *st = my_stats(1);
+
 	if (st)
-		st->declined++;
-	return 0;
+		st->second++;
+	return check_second(ctx);
 }
 
 /* unmarked counts a check whose mark is not in its place, unless it has been spilled. */
@@ -145,7 +172,6 @@ static __noinline int unmarked(u64 *ctx, u64 mark)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct spilled *s = bpf_task_storage_get(&spilled, task, 0, 0);
-	struct stat_values *st;
 	u64 *left;
 
 	if (s && s->turn == task->nvcsw) {
@@ -155,20 +181,23 @@ static __noinline int unmarked(u64 *ctx, u64 mark)
 			return 0;
 		}
 	}
-	st = my_stats(1);
-	if (st)
-		st->second++;
-	return check_second(ctx);
+	return count_second(ctx);
+}
+
+/* take takes a mark from its place. */
+static __always_inline bool take(u64 mark)
+{
+	struct mark *m = place_of(mark);
+
+	if (!m || !mark || m->mark != mark)
+		return false;
+	m->mark = 0;
+	return true;
 }
 
 static __always_inline int second_of_two(u64 *ctx)
 {
 	u64 mark = mark_of(ctx);
-	struct mark *m = place_of(mark);
 
-	if (m && mark && m->mark == mark) {
-		m->mark = 0;
-		return 0;
-	}
-	return unmarked(ctx, mark);
+	return take(mark) ? 0 : unmarked(ctx, mark);
 }

@@ -4,6 +4,17 @@
 
 #include "unwind.h"
 
+/* base_of is what offsets on the stack count from: ctx, which stands there itself. At a function's entry it is the word below the
+ * return address, as an offset is never 0. */
+static __always_inline void *base_of(u64 *ctx, enum reading reading)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (reading == REGS)
+		return (void *)(ctx[REGS_SP] - 8);
+#endif
+	return ctx;
+}
+
 /* pair_at reads the caller and the wrapper off the stack, at being where cap_capable's return address stands, and returns what is
  * known of the two. */
 static __always_inline struct pair *pair_at(void *ctx, u32 at, u64 *caller, enum reading reading)
@@ -36,17 +47,20 @@ static __noinline u32 beyond_probe(void *ctx, u32 at) { return beyond(ctx, at, P
  *
  * With one program on the tracepoint, bpf_trace_run5's frame lies straight on cap_capable's; with several,
  * __traceiter_cap_capable's stands between and all offsets differ. That may change at any time while we run, so both are tried
- * at each check, and each must show the return addresses that belong there. The same holds for somebody's fexit on cap_capable. */
-static __always_inline u32 peek(void *ctx, u64 *asker, enum reading reading)
+ * at each check, and each must show the return addresses that belong there. The same holds for somebody's fexit on cap_capable.
+ * At __traceiter_cap_capable's entry nothing stands between, and that place is learned as that of one program. */
+static __always_inline u32 peek(u64 *regs, u64 *asker, enum reading kind)
 {
 	u32 at = settings.single.capable_at;
+	void *ctx = base_of(regs, kind);
+	enum reading reading = WORDS_BY(kind);
 	struct pair *p;
 	u64 caller;
 	u32 i;
 
 	if (address(ctx, at, reading) != settings.single.capable) {
 		at = settings.multi.capable_at;
-		if (address(ctx, at, reading) != settings.multi.capable ||
+		if (kind == REGS || address(ctx, at, reading) != settings.multi.capable ||
 		    address(ctx, settings.multi.iterator_at, reading) != settings.multi.iterator)
 			return CLASS_UNKNOWN;
 	}
@@ -54,7 +68,7 @@ static __always_inline u32 peek(void *ctx, u64 *asker, enum reading reading)
 	if (!p) {
 		if (caller != settings.detour.trampoline)
 			return CLASS_UNKNOWN;
-		i = reading == CAST ? beyond_cast(ctx, at) : beyond_probe(ctx, at);
+		i = reading == PROBE ? beyond_probe(ctx, at) : beyond_cast(ctx, at);
 		if (!i)
 			return CLASS_UNKNOWN;
 		at += settings.detour.shift;
@@ -66,12 +80,14 @@ static __always_inline u32 peek(void *ctx, u64 *asker, enum reading reading)
 }
 
 /* look unwinds, and shows the learner why that was necessary. told is the class where the source has it from opts. */
-static __always_inline u32 look(void *ctx, struct scratch *s, u32 told, u32 bank, enum reading reading)
+static __always_inline u32 look(u64 *ctx, struct scratch *s, u32 told, u32 bank, enum reading reading)
 {
 	unwind(ctx, s, bank);
 	if (told)
 		s->sample.class = told;
-	teach(ctx, s, reading);
+	if (reading == REGS)
+		s->sample.iterator = 0; /* nobody is to return to it yet */
+	teach(base_of(ctx, reading), s, WORDS_BY(reading));
 	return s->sample.class;
 }
 

@@ -201,6 +201,9 @@ const (
 	TracepointMapWhos               = "whos"
 	TracepointProgCgroupGone        = "cgroup_gone"
 	TracepointProgClock             = "clock"
+	TracepointProgEntryBeside       = "entry_beside"
+	TracepointProgEntryFirst        = "entry_first"
+	TracepointProgEntrySecond       = "entry_second"
 	TracepointProgRelease           = "release"
 	TracepointProgTracepoint        = "tracepoint"
 	TracepointProgTracepointFirst   = "tracepoint_first"
@@ -261,6 +264,9 @@ type TracepointSpecs struct {
 type TracepointProgramSpecs struct {
 	CgroupGone       *ebpf.ProgramSpec `ebpf:"cgroup_gone"`
 	Clock            *ebpf.ProgramSpec `ebpf:"clock"`
+	EntryBeside      *ebpf.ProgramSpec `ebpf:"entry_beside"`
+	EntryFirst       *ebpf.ProgramSpec `ebpf:"entry_first"`
+	EntrySecond      *ebpf.ProgramSpec `ebpf:"entry_second"`
 	Release          *ebpf.ProgramSpec `ebpf:"release"`
 	Tracepoint       *ebpf.ProgramSpec `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.ProgramSpec `ebpf:"tracepoint_first"`
@@ -394,6 +400,9 @@ type TracepointVariables struct {
 type TracepointPrograms struct {
 	CgroupGone       *ebpf.Program `ebpf:"cgroup_gone"`
 	Clock            *ebpf.Program `ebpf:"clock"`
+	EntryBeside      *ebpf.Program `ebpf:"entry_beside"`
+	EntryFirst       *ebpf.Program `ebpf:"entry_first"`
+	EntrySecond      *ebpf.Program `ebpf:"entry_second"`
 	Release          *ebpf.Program `ebpf:"release"`
 	Tracepoint       *ebpf.Program `ebpf:"tracepoint"`
 	TracepointFirst  *ebpf.Program `ebpf:"tracepoint_first"`
@@ -405,6 +414,9 @@ func (p *TracepointPrograms) Close() error {
 	return _TracepointClose(
 		p.CgroupGone,
 		p.Clock,
+		p.EntryBeside,
+		p.EntryFirst,
+		p.EntrySecond,
 		p.Release,
 		p.Tracepoint,
 		p.TracepointFirst,

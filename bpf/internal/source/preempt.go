@@ -58,6 +58,62 @@ func (f *Features) Preemptible() (bool, error) {
 	if !hasFunc(f.kernel, "preempt_schedule") && !hasFunc(f.kernel, "preempt_schedule_irq") {
 		return false, nil
 	}
+	on := &ebpf.ProgramSpec{Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "cap_capable"}
+	preemptible, err := f.preemptibleIn(on, attachTracepoint)
+	if errors.Is(err, unix.ENOENT) {
+		// Without CONFIG_KALLSYMS_ALL the kernel finds no variable by name.
+		return f.SRCUTracepoints(), nil
+	}
+	return preemptible, err
+}
+
+// iterator calls the tracepoint's functions where there are several, and is a function that has an entry.
+const iterator = "__traceiter_cap_capable"
+
+// entryGuarded tries whether the kernel lets us have a program at the iterator's entry, calls it there, and keeps it from being
+// preempted: see entry.h. It says what is not so.
+func (f *Features) entryGuarded() error {
+	empty, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "empty", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "cap_capable", License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	})
+	if err != nil {
+		return fmt.Errorf("load an empty program: %w", err)
+	}
+	defer empty.Close()
+	// Twice, else the iterator is not called.
+	one, err := attachTracepoint(empty)
+	if err != nil {
+		return fmt.Errorf("attach an empty program: %w", err)
+	}
+	defer one.Close()
+	two, err := attachTracepoint(empty)
+	if err != nil {
+		return fmt.Errorf("attach an empty program again: %w", err)
+	}
+	defer two.Close()
+	kind := &ebpf.ProgramSpec{Type: ebpf.Kprobe, AttachType: ebpf.AttachTraceKprobeMulti, KernelVersion: anyVersion}
+	preemptible, err := f.preemptibleIn(kind, attachEntry)
+	if err == nil && preemptible {
+		return errors.New("the kernel can preempt a program at " + iterator)
+	}
+	return err
+}
+
+// anyVersion is said to be the kernel's, which has not looked at it since Linux 5.0. The library would ask /proc/self/mem, which is
+// closed to who has changed his user id.
+const anyVersion = 1
+
+func attachTracepoint(p *ebpf.Program) (link.Link, error) {
+	return link.AttachTracing(link.TracingOptions{Program: p})
+}
+
+func attachEntry(p *ebpf.Program) (link.Link, error) {
+	return link.KprobeMulti(p, link.KprobeMultiOptions{Symbols: []string{iterator}})
+}
+
+// preemptibleIn tells what the preemption counter says in a program of that kind.
+func (f *Features) preemptibleIn(kind *ebpf.ProgramSpec, attach func(*ebpf.Program) (link.Link, error)) (bool, error) {
 	load, err := f.loadPreemptCount()
 	if err != nil {
 		return false, err
@@ -69,7 +125,8 @@ func (f *Features) Preemptible() (bool, error) {
 	defer seen.Close()
 	// It sets one of two elements: the first where preemption is disabled, the second where it is not.
 	program, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "preempt_count", Type: ebpf.Tracing, AttachType: ebpf.AttachTraceRawTp, AttachTo: "cap_capable", License: "Dual BSD/GPL",
+		Name: "preempt_count", Type: kind.Type, AttachType: kind.AttachType, AttachTo: kind.AttachTo, KernelVersion: kind.KernelVersion,
+		License: "Dual BSD/GPL",
 		Instructions: slices.Concat(load, asm.Instructions{
 			asm.StoreImm(asm.RFP, -4, 0, asm.Word),
 			asm.And.Imm(asm.R1, preemptMask),
@@ -85,15 +142,11 @@ func (f *Features) Preemptible() (bool, error) {
 			asm.Return(),
 		}),
 	})
-	if errors.Is(err, unix.ENOENT) {
-		// Without CONFIG_KALLSYMS_ALL the kernel finds no variable by name.
-		return f.SRCUTracepoints(), nil
-	}
 	if err != nil {
 		return false, fmt.Errorf("load the probe: %w", err)
 	}
 	defer program.Close()
-	l, err := link.AttachTracing(link.TracingOptions{Program: program})
+	l, err := attach(program)
 	if err != nil {
 		return false, fmt.Errorf("attach the probe: %w", err)
 	}

@@ -26,7 +26,7 @@ type Options struct {
 	ConfirmEvery           uint32 // a power of two
 	Seed, NameSeed         uint64 // odd
 	NameMask               uint64 // what is left of a name's hash
-	Pair                   *bool  // whether there are two programs; nil: as the kernel needs it
+	Pair                   *bool  // whether there are two programs, both on the tracepoint; nil: as the kernel needs it
 	Logger                 *slog.Logger
 }
 
@@ -103,8 +103,10 @@ type Source struct {
 	load    func() (*ebpf.CollectionSpec, error)
 	program [3]string // by Peek
 	pair    [2]string // two programs in place of the one, where programs are preemptible
-	// preemptible tells whether they are.
+	entry   [2]string // better ones, the first at the iterator's entry (entry.h)
+	// preemptible tells whether they are, and guarded what speaks against the better ones.
 	preemptible func(*Features) (bool, error)
+	guarded     func(*Features) error
 	latestFirst bool // of several programs, the one that was attached last runs first
 	present     func(*btf.Spec) bool
 	missing     string // what present looks for
@@ -129,7 +131,9 @@ func All() []Source {
 		load:        programs.LoadTracepoint,
 		program:     [3]string{"tracepoint", "tracepoint_probe", "tracepoint_probe"}, // which has been there for as long as names
 		pair:        [2]string{"tracepoint_first", "tracepoint_second"},
+		entry:       [2]string{"entry_first", "entry_second"},
 		preemptible: (*Features).Preemptible,
+		guarded:     (*Features).entryGuarded,
 		present:     func(kernel *btf.Spec) bool { return hasTypedef(kernel, "btf_trace_cap_capable") },
 		missing:     "the tracepoint cap_capable (Linux 6.14 and later)",
 	}, {
@@ -149,6 +153,7 @@ const (
 	programGone    = "cgroup_gone"
 	programClock   = "clock"
 	programRelease = "release"
+	programBeside  = "entry_beside" // of the better two
 )
 
 // mapsOfPair are those that only two programs have.
@@ -162,6 +167,7 @@ type Objects struct {
 	Collection *ebpf.Collection
 	Programs   []*ebpf.Program // that count, in the order in which they run
 	links      []link.Link
+	atEntry    link.Link // of these, that of the first, where it is at the iterator's entry
 
 	latestFirst bool // as in Source
 }
@@ -189,13 +195,33 @@ func (o *Objects) Release(owner uint64, pool, slot uint32) error {
 // Banks is the number of programs that count, each in a bank of its own.
 func (o *Objects) Banks() int { return len(o.Programs) }
 
-// Detach stops counting. What was counted stays.
+// AtEntry tells whether the first of two programs is at the iterator's entry, where it is not preempted.
+func (o *Objects) AtEntry() bool { return o.Collection.Programs[programBeside] != nil }
+
+// Skipped is how often the kernel skipped the one program, or the first of two.
+func (o *Objects) Skipped() (uint64, error) {
+	stats, err := o.Programs[0].Stats()
+	if err != nil {
+		return 0, fmt.Errorf("read how often the kernel skipped the BPF program: %w", err)
+	}
+	n := stats.RecursionMisses
+	if o.atEntry != nil {
+		info, err := o.atEntry.Info()
+		if err != nil {
+			return 0, fmt.Errorf("read how often the kernel did not come to the BPF program: %w", err)
+		}
+		n += info.KprobeMulti().Missed // fprobe's own
+	}
+	return n, nil
+}
+
+// Detach stops counting. What was counted stays. Of two programs, the second goes first: it never counts for want of the other.
 func (o *Objects) Detach() error {
 	var errs []error
-	for _, l := range o.links {
+	for _, l := range slices.Backward(o.links) {
 		errs = append(errs, l.Close())
 	}
-	o.links = nil
+	o.links, o.atEntry = nil, nil
 	return errors.Join(errs...)
 }
 
@@ -213,23 +239,57 @@ func (s Source) Open(f *Features, mode Peek, opts Options) (*Objects, error) {
 	if !s.Present(f) {
 		return nil, fmt.Errorf("%w: %s", errAbsent, s.missing)
 	}
+	two, err := s.wantsTwo(f, mode, opts)
+	if err != nil {
+		return nil, err
+	}
+	if !two {
+		return s.open(f, opts, s.program[mode])
+	}
+	if s.guarded != nil && opts.Pair == nil {
+		o, err := s.openEntry(f, opts)
+		if err == nil {
+			return o, nil
+		}
+		opts.Logger.Info("both of the programs that count are preemptible; what is missed while both have been is counted as missed runs", "err", err)
+	}
+	return s.open(f, opts, s.pair[:]...)
+}
+
+func (s Source) openEntry(f *Features, opts Options) (*Objects, error) {
+	if err := s.guarded(f); err != nil {
+		return nil, err
+	}
+	return s.open(f, opts, s.entry[:]...)
+}
+
+// open loads the programs of those names, in the order in which they run.
+func (s Source) open(f *Features, opts Options, names ...string) (*Objects, error) {
 	spec, err := s.load()
 	if err != nil {
 		return nil, fmt.Errorf("read the BPF object: %w", err)
 	}
-	names := []string{s.program[mode]}
-	if two, err := s.wantsTwo(f, mode, opts); err != nil {
-		return nil, err
-	} else if two {
-		names = s.pair[:]
-	} else {
-		for _, name := range mapsOfPair() {
-			delete(spec.Maps, name)
+	wanted := append([]string{programClock, programRelease}, names...)
+	if f.rmdir {
+		wanted = append(wanted, programGone)
+	}
+	if names[0] == s.entry[0] {
+		wanted = append(wanted, programBeside)
+	}
+	for _, name := range wanted {
+		if spec.Programs[name] == nil {
+			return nil, fmt.Errorf("%w: the BPF object has no program %s for this architecture", errAbsent, name)
 		}
 	}
-	for name := range spec.Programs {
-		if !slices.Contains(names, name) && name != programClock && name != programRelease && (name != programGone || !f.rmdir) {
+	for name, p := range spec.Programs {
+		p.KernelVersion = anyVersion
+		if !slices.Contains(wanted, name) {
 			delete(spec.Programs, name)
+		}
+	}
+	if len(names) == 1 {
+		for _, name := range mapsOfPair() {
+			delete(spec.Maps, name)
 		}
 	}
 	if err := size(spec, f, opts, len(names)); err != nil {
@@ -330,6 +390,9 @@ func (o *Objects) order() []*ebpf.Program {
 	if o.latestFirst {
 		slices.Reverse(order)
 	}
+	if beside := o.Collection.Programs[programBeside]; beside != nil {
+		order = slices.Insert(order, 1, beside) // when the second comes, it is not alone: all goes by the first
+	}
 	if gone := o.Collection.Programs[programGone]; gone != nil {
 		order = append(order, gone)
 	}
@@ -339,7 +402,14 @@ func (o *Objects) order() []*ebpf.Program {
 // Attach begins to count.
 func (o *Objects) Attach() error {
 	for _, p := range o.order() {
-		l, err := link.AttachTracing(link.TracingOptions{Program: p})
+		var l link.Link
+		var err error
+		if p.Type() == ebpf.Kprobe {
+			l, err = attachEntry(p)
+			o.atEntry = l
+		} else {
+			l, err = link.AttachTracing(link.TracingOptions{Program: p})
+		}
 		if err != nil {
 			return fmt.Errorf("attach the BPF program %s: %w", p, err)
 		}

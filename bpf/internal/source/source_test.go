@@ -3,10 +3,15 @@ package source
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -16,25 +21,32 @@ func TestAll(t *testing.T) {
 		name        string
 		opts        bool
 		program     [3]string
-		pair        [2]string
+		pair, entry [2]string
 		latestFirst bool
 	}
 	var got []shape
 	for _, s := range All() {
-		got = append(got, shape{s.Name, s.Opts, s.program, s.pair, s.latestFirst})
+		got = append(got, shape{s.Name, s.Opts, s.program, s.pair, s.entry, s.latestFirst})
 		spec, err := s.load()
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, name := range slices.Concat(s.program[:], s.pair[:], []string{programGone, programClock}) {
+		names := slices.Concat(s.program[:], s.pair[:], []string{programGone, programClock})
+		if s.entry[0] != "" && runtime.GOARCH == "amd64" {
+			names = append(names, s.entry[0], s.entry[1], programBeside)
+		}
+		for _, name := range names {
 			if spec.Programs[name] == nil {
 				t.Errorf("%s has no program %s", s.Name, name)
 			}
 		}
 	}
 	want := []shape{
-		{"tracepoint", false, [3]string{"tracepoint", "tracepoint_probe", "tracepoint_probe"}, [2]string{"tracepoint_first", "tracepoint_second"}, false},
-		{"fexit", true, [3]string{"fexit", "fexit_probe", "fexit_unnamed"}, [2]string{"fexit_first", "fexit_second"}, true},
+		{
+			"tracepoint", false, [3]string{"tracepoint", "tracepoint_probe", "tracepoint_probe"},
+			[2]string{"tracepoint_first", "tracepoint_second"}, [2]string{"entry_first", "entry_second"}, false,
+		},
+		{"fexit", true, [3]string{"fexit", "fexit_probe", "fexit_unnamed"}, [2]string{"fexit_first", "fexit_second"}, [2]string{}, true},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v\nwant %+v", got, want)
@@ -42,14 +54,22 @@ func TestAll(t *testing.T) {
 }
 
 // TestOrder: the program that is to run first is attached last where the latest runs first, and what tells that a cgroup is gone last.
+// Where the first is at an entry, what has that called comes before the second, which would count all alone.
 func TestOrder(t *testing.T) {
-	first, second, gone := new(ebpf.Program), new(ebpf.Program), new(ebpf.Program)
+	first, second, beside, gone := new(ebpf.Program), new(ebpf.Program), new(ebpf.Program), new(ebpf.Program)
+	entry := &Objects{
+		Collection: &ebpf.Collection{Programs: map[string]*ebpf.Program{programGone: gone, programBeside: beside}},
+		Programs:   []*ebpf.Program{first, second},
+	}
+	if got, want := entry.order(), []*ebpf.Program{first, beside, second, gone}; !slices.Equal(got, want) || !entry.AtEntry() {
+		t.Errorf("at an entry: %v, want %v", got, want)
+	}
 	for latestFirst, want := range map[bool][]*ebpf.Program{false: {first, second, gone}, true: {second, first, gone}} {
 		o := &Objects{
 			Collection: &ebpf.Collection{Programs: map[string]*ebpf.Program{programGone: gone}},
 			Programs:   []*ebpf.Program{first, second}, latestFirst: latestFirst,
 		}
-		if !slices.Equal(o.order(), want) || o.Programs[0] != first {
+		if !slices.Equal(o.order(), want) || o.Programs[0] != first || o.AtEntry() {
 			t.Errorf("the latest first: %t: %v, want %v", latestFirst, o.order(), want)
 		}
 	}
@@ -95,6 +115,46 @@ func TestWantsTwo(t *testing.T) {
 		s := Source{preemptible: func(*Features) (bool, error) { return test.preemptible, nil }}
 		if got, err := s.wantsTwo(&Features{}, test.mode, Options{Pair: test.pair}); err != nil || got != test.want {
 			t.Errorf("%+v: %t, %v", test, got, err)
+		}
+	}
+}
+
+// TestDetach: of two programs the second goes first, so that it counts nothing for want of the other.
+func TestDetach(t *testing.T) {
+	var closed []int
+	o := &Objects{atEntry: closer{}}
+	for i := range 3 {
+		o.links = append(o.links, closer{func() { closed = append(closed, i) }, nil})
+	}
+	if err := o.Detach(); err != nil || !slices.Equal(closed, []int{2, 1, 0}) || o.links != nil || o.atEntry != nil {
+		t.Errorf("closed %v: %v", closed, err)
+	}
+}
+
+// A closer is a link of which only the end is looked at.
+type closer struct {
+	closed func()
+	link.Link
+}
+
+func (c closer) Close() error { c.closed(); return nil }
+
+// TestFallsBack: what speaks against the better two programs is told, and the others are taken. Where they are asked for, nobody asks.
+func TestFallsBack(t *testing.T) {
+	yes := true
+	for _, pair := range []*bool{nil, &yes} {
+		asked := 0
+		var log strings.Builder
+		unreadable := errors.New("an object that cannot be read")
+		s := Source{
+			present:     func(*btf.Spec) bool { return true },
+			preemptible: func(*Features) (bool, error) { return true, nil },
+			guarded:     func(*Features) error { asked++; return errors.New("not here") },
+			load:        func() (*ebpf.CollectionSpec, error) { return nil, unreadable },
+		}
+		_, err := s.Open(&Features{}, PeekCast, Options{Pair: pair, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if told := strings.Contains(log.String(), "not here"); !errors.Is(err, unreadable) || told != (pair == nil) || asked != 1 && told {
+			t.Errorf("%v; asked %d times, told: %s", err, asked, log.String())
 		}
 	}
 }
