@@ -5,16 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
-	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/common/version"
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/announce"
+	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -22,11 +23,14 @@ import (
 // serves until ctx is done or something fails. The port comes first, so that
 // one in use is told before anything is attached.
 func serve(ctx context.Context, e env, cfg *config, found circumstances) (err error) {
-	cfg.log.Writer = e.stderr
-	logger := promslog.New(cfg.log)
+	started := time.Now()
+	log := logging.New(*cfg.log, e.stderr)
+	defer log.Stop() // after all else: what fails on the way out is logged, too
+	logger := log.Logger
 	logger.Info("Starting capability_exporter", "version", version.Info(), "build", version.BuildContext())
 
-	registry, err := newRegistry(e.held)
+	announcements := announce.NewLog(logger)
+	registry, err := newRegistry(e.held, collectors.NewBounds(bounds{log, announcements}, started))
 	if err != nil {
 		return err
 	}
@@ -43,12 +47,10 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	stopServer := sync.OnceFunc(server.Stop)
 	defer stopServer()
 
-	log := announce.NewLog(logger)
-	defer log.Stop()
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit: cfg.seriesLimit,
 		Logger:      logger, // it says which source is in use, and why others are not
-		Announce:    log.Announce,
+		Announce:    announcements.Announce,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
@@ -77,14 +79,25 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	return err
 }
 
+// bounds has what several rooms were not let do.
+type bounds struct {
+	log           *logging.Log
+	announcements *announce.Log
+}
+
+func (b bounds) LogLinesDropped() uint64         { return b.log.Dropped() }
+func (b bounds) AnnouncementsOverBudget() uint64 { return b.announcements.OverBudget() }
+func (b bounds) AnnouncementsDropped() uint64    { return b.announcements.NotTaken() }
+
 // newRegistry holds what does not depend on a tracer.
-func newRegistry(held collectors.Held) (*prometheus.Registry, error) {
+func newRegistry(held collectors.Held, bounds *collectors.BoundsCollector) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
 	err := errors.Join(
 		registry.Register(promcollectors.NewGoCollector()),
 		registry.Register(promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{})),
 		registry.Register(versioncollector.NewCollector("capability_exporter")),
 		registry.Register(collectors.NewCapabilities(held)),
+		registry.Register(bounds),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of the exporter itself: %w", err)

@@ -2,7 +2,10 @@ package announce
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -35,7 +38,6 @@ func logged(t *testing.T, level, format string, announcements ...bpf.Announcemen
 	for _, announcement := range announcements {
 		a.Announce(announcement)
 	}
-	a.Stop()
 	return out.String()
 }
 
@@ -150,40 +152,16 @@ func TestHostileNamesDoNotBreakALogLine(t *testing.T) {
 	}
 }
 
-// blockedWriter blocks until released.
-type blockedWriter struct {
-	entered, release chan struct{}
-	out              bytes.Buffer
-}
+// full is a log that takes nothing.
+type full struct{ slog.Handler }
 
-func (w *blockedWriter) Write(p []byte) (int, error) {
-	select {
-	case w.entered <- struct{}{}:
-	default:
-	}
-	<-w.release
-	return w.out.Write(p)
-}
+func (full) Handle(context.Context, slog.Record) error { return errors.New("full") }
 
-func TestASlowLogDoesNotHoldUpTheRing(t *testing.T) {
-	w := &blockedWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
-	a := NewLog(promslog.New(&promslog.Config{Writer: w}))
-	denied := bpf.Announcement{Check: bpf.Check{Denied: true}}
-	a.Announce(denied)
-	<-w.entered // this one is being written, the queue is empty
-	const room, tooMany = 1024, 5
-	for range room + tooMany {
-		a.Announce(denied)
-	}
-	close(w.release)
-	a.Stop()
-
-	got := w.out.String()
-	if n := strings.Count(got, `msg="Capability denied"`); n != room+1 {
-		t.Errorf("%d announcements logged, want %d", n, room+1)
-	}
-	// Told, and told once.
-	if strings.Count(got, "count=") != 1 || !strings.Contains(got, "count=5\n") {
-		t.Errorf("the number of those that were not logged is not told once:\n%s", got)
+func TestWhatTheLogDoesNotTakeIsCounted(t *testing.T) {
+	a := NewLog(slog.New(full{slog.NewTextHandler(io.Discard, nil)}))
+	a.Announce(bpf.Announcement{Check: bpf.Check{Denied: true}})
+	a.Announce(bpf.Announcement{New: true}) // debug, which nobody wants
+	if a.NotTaken() != 1 || a.OverBudget() != 0 {
+		t.Errorf("%d not taken, %d over budget, want one and none", a.NotTaken(), a.OverBudget())
 	}
 }

@@ -257,3 +257,6 @@ func TestAFailedScrapeHasNoMetrics(t *testing.T) {
 		t.Errorf("logged %q", &log)
 	}
 }
+
+// failing is a registry whose tracer can't be read.
+var failing = prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return nil, errors.New("the map is gone") })

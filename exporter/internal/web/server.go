@@ -71,7 +71,7 @@ func NewHandler(cfg Config, registry prometheus.Gatherer, s *State, logger *slog
 		return nil, err
 	}
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		ErrorLog:                            slog.NewLogLogger(logger.Handler(), slog.LevelError),
+		ErrorLog:                            slog.NewLogLogger(limited(logger).Handler(), slog.LevelError),
 		ErrorHandling:                       promhttp.HTTPErrorOnError,
 		MaxRequestsInFlight:                 maxScrapes,
 		EnableOpenMetrics:                   true,
@@ -140,6 +140,7 @@ func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger)
 		}
 	}
 
+	logger = limited(logger)
 	w := &Server{failed: make(chan error, len(configs))}
 	bound := make(chan struct{}, len(configs))
 	for _, config := range configs {
