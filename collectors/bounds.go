@@ -17,6 +17,12 @@ type Bounds interface {
 	AnnouncementsOverBudget() uint64
 	// AnnouncementsDropped is how many the log had no place for.
 	AnnouncementsDropped() uint64
+	// ConnectionsClosed is how many clients were hung up on to make room for others.
+	ConnectionsClosed() uint64
+	// ScrapesRefused is how many scrapes found too many others running.
+	ScrapesRefused() uint64
+	// AnswersGivenUp is how many scrapes were read so slowly that others needed the room.
+	AnswersGivenUp() uint64
 }
 
 // BoundsCollector exposes them. All are there from the first scrape on, also at 0.
@@ -25,6 +31,7 @@ type BoundsCollector struct {
 	since         time.Time
 	logLines      *prometheus.Desc
 	announcements *prometheus.Desc
+	clients       *prometheus.Desc
 }
 
 // NewBounds returns the collector of bounds that have been counting since then.
@@ -37,6 +44,9 @@ func NewBounds(bounds Bounds, since time.Time) *BoundsCollector {
 		announcements: desc("capability_exporter_announcements_dropped_total",
 			"Announcements that are not in the log: too many had come before (budget), or it was not read fast enough (queue). The checks themselves were counted.",
 			"reason"),
+		clients: desc("capability_exporter_http_refused_total",
+			"HTTP clients that were hung up on or refused: too many connections (connections), too many scrapes at one time (scrapes), or an answer that was not read (unread).",
+			"reason"),
 	}
 }
 
@@ -44,6 +54,7 @@ func NewBounds(bounds Bounds, since time.Time) *BoundsCollector {
 func (c *BoundsCollector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- c.logLines
 	ch <- c.announcements
+	ch <- c.clients
 }
 
 // Collect implements [prometheus.Collector].
@@ -51,4 +62,7 @@ func (c *BoundsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- counter(c.logLines, c.bounds.LogLinesDropped(), c.since)
 	ch <- counter(c.announcements, c.bounds.AnnouncementsOverBudget(), c.since, "budget")
 	ch <- counter(c.announcements, c.bounds.AnnouncementsDropped(), c.since, "queue")
+	ch <- counter(c.clients, c.bounds.ConnectionsClosed(), c.since, "connections")
+	ch <- counter(c.clients, c.bounds.ScrapesRefused(), c.since, "scrapes")
+	ch <- counter(c.clients, c.bounds.AnswersGivenUp(), c.since, "unread")
 }

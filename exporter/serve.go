@@ -30,16 +30,16 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	logger.Info("Starting capability_exporter", "version", version.Info(), "build", version.BuildContext())
 
 	announcements := announce.NewLog(logger)
-	registry, err := newRegistry(e.held, collectors.NewBounds(bounds{log, announcements}, started))
+	state := &web.State{}
+	registry, err := newRegistry(e.held, collectors.NewBounds(bounds{state, log, announcements}, started))
 	if err != nil {
 		return err
 	}
-	state := &web.State{}
 	handler, err := web.NewHandler(web.Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, registry, state, logger)
 	if err != nil {
 		return err
 	}
-	server, err := web.Start(handler, cfg.web, logger)
+	server, err := web.Start(handler, cfg.web, state, logger)
 	if err != nil {
 		return err
 	}
@@ -81,6 +81,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 
 // bounds has what several rooms were not let do.
 type bounds struct {
+	*web.State
 	log           *logging.Log
 	announcements *announce.Log
 }

@@ -47,7 +47,7 @@ func TestJunkDoesNotFillTheLog(t *testing.T) {
 	free.Close()
 	var out bytes.Buffer // read once the server has stopped
 	server, err := Start(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("junk") }),
-		flagsFor(free.Addr().String()), slog.New(slog.NewTextHandler(&out, nil)))
+		flagsFor(free.Addr().String()), &State{}, slog.New(slog.NewTextHandler(&out, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
