@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"sync"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
@@ -28,6 +31,8 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	defer log.Stop() // after all else: what fails on the way out is logged, too
 	logger := log.Logger
 	logger.Info("Starting capability_exporter", "version", version.Info(), "build", version.BuildContext())
+
+	limitMemory(logger, memlimit.FromCgroup)
 
 	announcements := announce.NewLog(logger)
 	state := &web.State{}
@@ -77,6 +82,22 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	stopServer()
 	running.Wait()
 	return err
+}
+
+// memoryRatio is the part of the cgroup's memory that Go's own may take; the
+// rest is for what the kernel accounts to the process besides.
+const memoryRatio = 0.9
+
+// limitMemory has Go collect its garbage before a limit is reached that
+// provider knows of, unless GOMEMLIMIT says what to do. Where there is none, or
+// none can be had, all is as without it.
+func limitMemory(logger *slog.Logger, provider memlimit.Provider) {
+	limit, err := memlimit.Set(memlimit.WithRatio(memoryRatio), memlimit.WithProvider(provider))
+	if err != nil {
+		logger.Debug("No memory limit is taken from the cgroup", "err", err)
+	} else if limit != math.MaxInt64 {
+		logger.Info("Memory is limited", "bytes", limit)
+	}
 }
 
 // bounds has what several rooms were not let do.
