@@ -102,6 +102,11 @@ fuzz: ## Run each fuzz target for FUZZTIME
 bench: ## Measure what a check costs, as root on an idle machine
 	go test ./bpf -run '^TestCost$$' -cost -count=1 -timeout 60m -v
 
+.PHONY: bench-scrape
+bench-scrape: ## Measure what a scrape costs, and the memory of many, on an idle machine
+	go test ./collectors -run '^TestScrapeCost$$' -scrape -count=1 -v
+	go test ./exporter -run '^TestMemory$$' -memory -count=1 -v
+
 # Guests under emulation: other kernels, another architecture, and what the machine's own kernel may refuse (fexit, and somebody
 # else's fexit beside us). What is skipped there is a failure.
 .PHONY: test-vm

@@ -1,7 +1,8 @@
 // Package collectors turns what package bpf has counted into Prometheus metrics.
 //
-// It keeps no state of its own: each scrape is one [bpf.Snapshot], and every
-// number exposed is a sum over the slots of that snapshot.
+// It keeps no numbers of its own: each scrape is one [bpf.Snapshot], and every
+// number exposed is a sum over the slots of that snapshot. What it keeps from
+// one scrape to the next is how slots are named.
 package collectors
 
 import (

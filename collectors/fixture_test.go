@@ -25,6 +25,16 @@ func (f *fakeTracer) Snapshot() (*bpf.Snapshot, error) {
 	return f.snapshot, f.err
 }
 
+// fakeBounds has another number for each.
+type fakeBounds struct{}
+
+func (fakeBounds) LogLinesDropped() uint64         { return 1 }
+func (fakeBounds) AnnouncementsOverBudget() uint64 { return 2 }
+func (fakeBounds) AnnouncementsDropped() uint64    { return 3 }
+func (fakeBounds) ConnectionsClosed() uint64       { return 4 }
+func (fakeBounds) ScrapesRefused() uint64          { return 5 }
+func (fakeBounds) AnswersGivenUp() uint64          { return 6 }
+
 var attached = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // after returns the time some seconds after the program was attached.

@@ -8,7 +8,7 @@ import (
 
 // workloads exposes who asked, and how much of the room for that is in use.
 type workloads struct {
-	checks      *prometheus.Desc
+	checks      *sums[whoSlot, workloadCheck]
 	overflow    *prometheus.Desc
 	series      *prometheus.Desc
 	seriesLimit *prometheus.Desc
@@ -17,9 +17,9 @@ type workloads struct {
 
 func newWorkloads() workloads {
 	return workloads{
-		checks: desc("capability_workload_checks_total",
+		checks: newSums("capability_workload_checks_total",
 			"Audited capability checks by who asked. Those that found no series of their own stand under process=\"_other\", and where there was none for that either under workload=\"_other\".",
-			"capability", "result", "scope", "workload", "process"),
+			[]string{"capability", "result", "scope", "workload", "process"}, whoSlot.labels, workloadCheck.values),
 		overflow: desc("capability_exporter_overflow_checks_total",
 			"Audited checks that stand under process=\"_other\" because the workload had used up its share of the series, or there were none left."),
 		series: desc("capability_exporter_workload_series",
@@ -32,11 +32,19 @@ func newWorkloads() workloads {
 }
 
 func (w workloads) describe(ch chan<- *prometheus.Desc) {
-	ch <- w.checks
+	ch <- w.checks.desc
 	ch <- w.overflow
 	ch <- w.series
 	ch <- w.seriesLimit
 	ch <- w.evicted
+}
+
+// whoSlot is what a slot counts.
+type whoSlot struct {
+	bpf.Check
+	cgroup   bpf.Cgroup
+	process  bpf.Process
+	overflow bool
 }
 
 // workloadCheck is what capability_workload_checks_total is split by.
@@ -45,25 +53,30 @@ type workloadCheck struct {
 	workload, process string
 }
 
-func (w workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
-	totals := make(sums[workloadCheck], len(s.Workloads))
-	var overflow uint64
-	for i := range s.Workloads {
-		slot := &s.Workloads[i]
-		check := workloadCheck{slot.Check, Other, Other}
-		if slot.Overflow || slot.Process.Kind == bpf.ProcessOther {
-			overflow += slot.Count
-		}
-		if !slot.Overflow {
-			check.workload, check.process = Workload(slot.Cgroup), Process(slot.Process)
-		}
-		totals.add(check, slot.Count, slot.Created)
+func (s whoSlot) labels() workloadCheck {
+	if s.overflow {
+		return workloadCheck{s.Check, Other, Other}
 	}
+	return workloadCheck{s.Check, Workload(s.cgroup), Process(s.process)}
+}
 
-	for check, total := range totals {
-		ch <- counter(w.checks, total.count, total.created,
-			Capability(check.Capability), Result(check.Denied), Scope(check.UserNS), check.workload, check.process)
-	}
+func (c workloadCheck) values() []string {
+	return []string{Capability(c.Capability), Result(c.Denied), Scope(c.UserNS), c.workload, c.process}
+}
+
+func (w workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
+	var overflow uint64
+	w.checks.collect(len(s.Workloads), func(yield func(whoSlot, sum) bool) {
+		for i := range s.Workloads {
+			slot := &s.Workloads[i]
+			if slot.Overflow || slot.Process.Kind == bpf.ProcessOther {
+				overflow += slot.Count
+			}
+			if !yield(whoSlot{slot.Check, slot.Cgroup, slot.Process, slot.Overflow}, sum{count: slot.Count, created: slot.Created}) {
+				return
+			}
+		}
+	}, ch)
 	ch <- counter(w.overflow, overflow, s.Attached)
 	ch <- gauge(w.series, float64(s.Series))
 	ch <- gauge(w.seriesLimit, float64(s.SeriesLimit))

@@ -371,6 +371,120 @@ func TestBinaryStopsOnInterrupt(t *testing.T) {
 	p.checkStop(t)
 }
 
+// A log that nobody reads any more, or that is full and nobody reads yet, is no
+// reason to stop serving, nor not to stop when told to.
+func TestBinaryWithoutAReaderOfItsLog(t *testing.T) {
+	for name, leave := range map[string]func(t *testing.T, reader, writer *os.File){
+		"closed": func(t *testing.T, reader, _ *os.File) {
+			if err := reader.Close(); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"full": func(t *testing.T, _, writer *os.File) { fillPipe(t, writer) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			needsTracing(t)
+			program := copyOf(t, exporter(t))
+			reader, writer, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reader.Close()
+			defer writer.Close()
+			cmd := command(program, "--web.listen-address=127.0.0.1:0", "--log.level=debug")
+			cmd.Stdout, cmd.Stderr = writer, writer
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			defer func() { _ = cmd.Process.Kill() }()
+
+			// Read line by line: what is read ahead would be missed below.
+			var log strings.Builder
+			for one := make([]byte, 1); !strings.Contains(log.String(), `msg="counting capability checks"`); {
+				if _, err := reader.Read(one); err != nil {
+					t.Fatalf("%v:\n%s", err, &log)
+				}
+				log.Write(one)
+			}
+			address := regexp.MustCompile(listening).FindStringSubmatch(log.String())
+			i := &instance{address: address[1], client: newClient()}
+			defer i.client.CloseIdleConnections()
+			i.waitReady(t)
+			leave(t, reader, writer)
+
+			// Lines to write.
+			for range 20 {
+				_ = command(asNobody("chown", "0", "/")...).Run() // which is denied
+			}
+			for range 3 {
+				if got := i.get(t, "/metrics").StatusCode; got != 200 {
+					t.Errorf("answered %d", got)
+				}
+			}
+			if err := cmd.Process.Signal(unix.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if err != nil {
+					t.Errorf("ended with %v", err)
+				}
+			case <-time.After(10 * time.Second):
+				t.Error("does not stop")
+			}
+		})
+	}
+}
+
+// A failure at start is told in its time, or not at all.
+func TestBinaryFailsWithoutAReaderOfItsLog(t *testing.T) {
+	reader, writer, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reader.Close()
+	defer writer.Close()
+	fillPipe(t, writer)
+	cmd := command(exporter(t), "--no-such-flag")
+	cmd.Stderr = writer
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	hung := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+	defer hung.Stop()
+	err = cmd.Wait()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 1 {
+		t.Errorf("ended with %v, want exit status 1", err)
+	}
+}
+
+// fillPipe writes as much as there is room for.
+func fillPipe(t *testing.T, writer *os.File) {
+	t.Helper()
+	raw, err := writer.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = raw.Control(func(fd uintptr) {
+		if err := unix.SetNonblock(int(fd), true); err != nil {
+			t.Error(err)
+		}
+		for size := 4096; size > 0; {
+			if _, err := unix.Write(int(fd), make([]byte, size)); err != nil {
+				size /= 2
+			}
+		}
+		if err := unix.SetNonblock(int(fd), false); err != nil {
+			t.Error(err)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // A stop may wait for a request; who does not want to wait sends the signal
 // again, and need not look for SIGKILL.
 func TestBinaryIsKilledByASecondSignal(t *testing.T) {

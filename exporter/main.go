@@ -13,11 +13,15 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/privilege"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	// A log whose reader has gone is no reason to end: without this the Go
+	// runtime kills a program that writes to such a standard error.
+	signal.Ignore(unix.SIGPIPE)
 	// From the first signal on, a second one kills: a stop that hangs can
 	// still be ended from the keyboard.
 	context.AfterFunc(ctx, stop)
@@ -31,7 +35,9 @@ func main() {
 		held:           collectors.HeldByProcess,
 	})
 	if err != nil {
-		fmt.Fprintf(os.Stderr, "capability_exporter: %v\n", err)
+		last := logging.NewQueue(os.Stderr) // which may not be read, and must not keep us
+		fmt.Fprintf(last, "capability_exporter: %v\n", err)
+		last.Stop(logging.Grace)
 		os.Exit(1)
 	}
 }

@@ -4,17 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"sync"
+	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/prometheus/client_golang/prometheus"
 	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
-	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/common/version"
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/announce"
+	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -22,20 +26,25 @@ import (
 // serves until ctx is done or something fails. The port comes first, so that
 // one in use is told before anything is attached.
 func serve(ctx context.Context, e env, cfg *config, found circumstances) (err error) {
-	cfg.log.Writer = e.stderr
-	logger := promslog.New(cfg.log)
+	started := time.Now()
+	log := logging.New(*cfg.log, e.stderr)
+	defer log.Stop() // after all else: what fails on the way out is logged, too
+	logger := log.Logger
 	logger.Info("Starting capability_exporter", "version", version.Info(), "build", version.BuildContext())
 
-	registry, err := newRegistry(e.held)
+	limitMemory(logger, memlimit.FromCgroup)
+
+	announcements := announce.NewLog(logger)
+	state := &web.State{}
+	registry, err := newRegistry(e.held, collectors.NewBounds(bounds{state, log, announcements}, started))
 	if err != nil {
 		return err
 	}
-	state := &web.State{}
 	handler, err := web.NewHandler(web.Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, registry, state, logger)
 	if err != nil {
 		return err
 	}
-	server, err := web.Start(handler, cfg.web, logger)
+	server, err := web.Start(handler, cfg.web, state, logger)
 	if err != nil {
 		return err
 	}
@@ -43,12 +52,10 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	stopServer := sync.OnceFunc(server.Stop)
 	defer stopServer()
 
-	log := announce.NewLog(logger)
-	defer log.Stop()
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit: cfg.seriesLimit,
 		Logger:      logger, // it says which source is in use, and why others are not
-		Announce:    log.Announce,
+		Announce:    announcements.Announce,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
@@ -77,14 +84,42 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	return err
 }
 
+// memoryRatio is the part of the cgroup's memory that Go's own may take; the
+// rest is for what the kernel accounts to the process besides.
+const memoryRatio = 0.9
+
+// limitMemory has Go collect its garbage before a limit is reached that
+// provider knows of, unless GOMEMLIMIT says what to do. Where there is none, or
+// none can be had, all is as without it.
+func limitMemory(logger *slog.Logger, provider memlimit.Provider) {
+	limit, err := memlimit.Set(memlimit.WithRatio(memoryRatio), memlimit.WithProvider(provider))
+	if err != nil {
+		logger.Debug("No memory limit is taken from the cgroup", "err", err)
+	} else if limit != math.MaxInt64 {
+		logger.Info("Memory is limited", "bytes", limit)
+	}
+}
+
+// bounds has what several rooms were not let do.
+type bounds struct {
+	*web.State
+	log           *logging.Log
+	announcements *announce.Log
+}
+
+func (b bounds) LogLinesDropped() uint64         { return b.log.Dropped() }
+func (b bounds) AnnouncementsOverBudget() uint64 { return b.announcements.OverBudget() }
+func (b bounds) AnnouncementsDropped() uint64    { return b.announcements.NotTaken() }
+
 // newRegistry holds what does not depend on a tracer.
-func newRegistry(held collectors.Held) (*prometheus.Registry, error) {
+func newRegistry(held collectors.Held, bounds *collectors.BoundsCollector) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
 	err := errors.Join(
 		registry.Register(promcollectors.NewGoCollector()),
 		registry.Register(promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{})),
 		registry.Register(versioncollector.NewCollector("capability_exporter")),
 		registry.Register(collectors.NewCapabilities(held)),
+		registry.Register(bounds),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of the exporter itself: %w", err)

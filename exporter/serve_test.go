@@ -12,18 +12,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"math"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -101,6 +105,12 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 // start runs the program until the test ends or stop is called.
 func start(t *testing.T, open func(bpf.Options) (tracer, error), args ...string) *instance {
 	t.Helper()
+	return startLogging(t, open, func(w io.Writer) io.Writer { return w }, args...)
+}
+
+// startLogging is start with a standard error of its own before the test's.
+func startLogging(t *testing.T, open func(bpf.Options) (tracer, error), through func(io.Writer) io.Writer, args ...string) *instance {
+	t.Helper()
 	reader, writer := io.Pipe()
 	ctx, cancel := context.WithCancel(context.Background())
 	i := &instance{
@@ -110,7 +120,7 @@ func start(t *testing.T, open func(bpf.Options) (tracer, error), args ...string)
 		log:    readLog(reader),
 	}
 	go func() {
-		err := run(ctx, fakeEnv(open, writer, args...))
+		err := run(ctx, fakeEnv(open, through(writer), args...))
 		writer.Close()
 		i.ended <- err
 	}()
@@ -237,6 +247,91 @@ func TestAnnouncementsAreLogged(t *testing.T) {
 		return &exportertest.Tracer{}, nil
 	})
 	i.log.waitFor(t, `level=WARN .* process=(mount)`)
+}
+
+// gate is a standard error that is not read any more once it is shut.
+type gate struct {
+	io.Writer
+	shut   atomic.Bool
+	opened chan struct{}
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	if g.shut.Load() {
+		<-g.opened
+		return len(p), nil
+	}
+	return g.Writer.Write(p)
+}
+
+// More scrapes than may run at one time fail, and each wants to say so.
+func TestALogThatIsNotReadHoldsUpNothing(t *testing.T) {
+	fake, g := &exportertest.Tracer{}, &gate{opened: make(chan struct{})}
+	defer close(g.opened)
+	i := startLogging(t, opens(fake), func(w io.Writer) io.Writer { g.Writer = w; return g })
+	i.waitReady(t)
+	g.shut.Store(true)
+	i.client.Timeout = 10 * time.Second
+	fake.Set(errors.New("map is gone"))
+	for range 12 {
+		if got := i.get(t, "/metrics").StatusCode; got != http.StatusInternalServerError {
+			t.Fatalf("answered %d", got)
+		}
+	}
+	fake.Set(nil)
+	if got := i.get(t, "/metrics").StatusCode; got != http.StatusOK {
+		t.Errorf("answered %d", got)
+	}
+	began := time.Now()
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+	if took := time.Since(began); took > 5*time.Second {
+		t.Errorf("stopped after %v", took)
+	}
+}
+
+func TestWhatIsNotInTheLogIsCounted(t *testing.T) {
+	g := &gate{opened: make(chan struct{})}
+	defer close(g.opened)
+	denied := bpf.Announcement{Check: bpf.Check{Capability: uint8(cap.CHOWN), Denied: true}}
+	announce := make(chan func(bpf.Announcement), 1)
+	i := startLogging(t, func(o bpf.Options) (tracer, error) {
+		announce <- o.Announce
+		o.Announce(denied)
+		return &exportertest.Tracer{}, nil
+	}, func(w io.Writer) io.Writer { g.Writer = w; return g })
+	i.waitReady(t)
+	i.log.waitFor(t, `msg=("Capability denied")`)
+	g.shut.Store(true)
+	say := <-announce
+	for n := range 1000 { // as many as the budget of all lets through
+		denied.Cgroup.Path = fmt.Sprint("/", n)
+		say(denied)
+	}
+	page := i.get(t, "/metrics").body
+	for pattern, what := range map[string]string{
+		`\ncapability_exporter_announcements_dropped_total\{reason="budget"\} [1-9]`: "withheld by the budget",
+		`\ncapability_exporter_announcements_dropped_total\{reason="queue"\} 0\n`:    "dropped",
+		`\ncapability_exporter_log_lines_dropped_total 0\n`:                          "lines dropped",
+	} {
+		if !regexp.MustCompile(pattern).MatchString(page) {
+			t.Errorf("%s: no %s", what, pattern)
+		}
+	}
+	for n := range 100 { // and more bytes than the queue has room for
+		long := fmt.Sprint(strings.Repeat("/long", 1<<14), n)
+		say(bpf.Announcement{New: true, Check: bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, Cgroup: bpf.Cgroup{Path: long}})
+	}
+	page = i.get(t, "/metrics").body
+	for _, pattern := range []string{
+		`\ncapability_exporter_announcements_dropped_total\{reason="queue"\} [1-9]`,
+		`\ncapability_exporter_log_lines_dropped_total [1-9]`,
+	} {
+		if !regexp.MustCompile(pattern).MatchString(page) {
+			t.Errorf("no %s", pattern)
+		}
+	}
 }
 
 func TestStopsWithRequestsRunning(t *testing.T) {
@@ -523,3 +618,23 @@ func writeCertificate(t *testing.T, dir string) *x509.CertPool {
 
 // newClient has connections of its own, so that they can be closed.
 func newClient() *http.Client { return &http.Client{Transport: &http.Transport{}} }
+
+func TestMemoryIsLimitedAsTheCgroupIs(t *testing.T) {
+	before := debug.SetMemoryLimit(-1)
+	defer debug.SetMemoryLimit(before)
+	var log strings.Builder
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	limitMemory(logger, memlimit.Limit(1000<<20))
+	if got := debug.SetMemoryLimit(-1); got != 900<<20 || !strings.Contains(log.String(), fmt.Sprint("bytes=", got)) {
+		t.Errorf("limited to %d MiB, want 900:\n%s", got>>20, &log)
+	}
+	log.Reset()
+	limitMemory(logger, func() (uint64, error) { return 0, memlimit.ErrNoLimit })
+	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 || log.Len() != 0 {
+		t.Errorf("without a limit: %d, said %s", got, &log)
+	}
+	limitMemory(logger, func() (uint64, error) { return 0, errors.New("no cgroups are mounted") })
+	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 || log.Len() != 0 {
+		t.Errorf("without cgroups: %d, said %s", got, &log)
+	}
+}

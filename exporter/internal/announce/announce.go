@@ -1,23 +1,21 @@
 // Package announce writes what the kernel side announces to the log: a line for
 // each new user of a capability and each denial. It knows which of them people
-// want to be told, and how they are named there; it does not know where they
-// come from, nor what else is done with the checks.
+// want to be told, how many of them, and how they are named there; it does not
+// know where they come from, nor what else is done with the checks.
 package announce
 
 import (
 	"context"
 	"log/slog"
-	"sync"
+	"runtime"
 	"sync/atomic"
+	"time"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
 )
-
-// queueLength is how many announcements may wait for a slow log.
-const queueLength = 1024
 
 // Log writes each bpf.Announcement as one line to the log:
 //
@@ -30,64 +28,62 @@ const queueLength = 1024
 //   - debug: any other capability that is asked for by somebody new. Right
 //     after start that is everybody.
 //
-// The ring buffer's reader must not wait for a log that is not read, so the
-// lines are written by a goroutine of their own, and what does not fit in the
-// queue is dropped and its number logged.
+// It is called by the reader of the ring buffer, which must not wait: the log
+// that it is given never blocks, but drops what does not fit and says so.
 type Log struct {
-	logger  *slog.Logger
-	queue   chan bpf.Announcement
-	dropped atomic.Uint64
-	written sync.WaitGroup
+	handler slog.Handler
+	budgets map[kind]*budget
+
+	overBudget, notTaken atomic.Uint64
 }
 
-// NewLog starts the goroutine; Stop ends it.
+// kind is what a line is about, as far as who can bring it about. Each has a
+// budget of its own.
+type kind int
+
+const (
+	// admin is CAP_SYS_ADMIN granted on the host.
+	admin kind = iota
+	// granted is any other capability granted on the host.
+	granted
+	// anybody's are denials and user namespaces: no privilege is needed for
+	// as many of them as one likes.
+	anybodys
+)
+
+// NewLog has the whole of each budget. Handle of the logger's handler must
+// return an error for a line that is dropped.
 func NewLog(logger *slog.Logger) *Log {
-	l := &Log{logger: logger, queue: make(chan bpf.Announcement, queueLength)}
-	l.written.Go(l.write)
-	return l
+	return &Log{handler: logger.Handler(), budgets: map[kind]*budget{
+		admin:    newBudget(),
+		granted:  newBudget(),
+		anybodys: newBudget(),
+	}}
 }
 
-// Announce takes one announcement. It never blocks, and must not be called
-// after Stop.
-func (l *Log) Announce(announcement bpf.Announcement) {
-	select {
-	case l.queue <- announcement:
-	default:
-		l.dropped.Add(1)
-	}
-}
+// OverBudget is how many announcements were withheld from the log because too
+// many had come before.
+func (l *Log) OverBudget() uint64 { return l.overBudget.Load() }
 
-// Stop writes what is still in the queue and ends the goroutine.
-func (l *Log) Stop() {
-	close(l.queue)
-	l.written.Wait()
-}
+// NotTaken is how many the log had no place for.
+func (l *Log) NotTaken() uint64 { return l.notTaken.Load() }
 
-func (l *Log) write() {
-	for announcement := range l.queue {
-		l.line(announcement)
-		if dropped := l.dropped.Swap(0); dropped > 0 {
-			l.logger.Warn("Announcements were not logged, the log is too slow; the metrics have counted them", "count", dropped)
-		}
-	}
-}
-
-func (l *Log) line(n bpf.Announcement) {
-	level, message := slog.LevelDebug, "Capability asked for by a new process or workload"
-	switch {
-	case n.New && n.Capability == uint8(cap.SYS_ADMIN):
-		level, message = slog.LevelWarn, "CAP_SYS_ADMIN asked for by a new process or workload"
-		if n.UserNS {
-			level = slog.LevelInfo
-		}
-	case n.Denied:
-		level, message = slog.LevelInfo, "Capability denied"
-	}
-	if !l.logger.Enabled(context.Background(), level) {
+// Announce takes one announcement. It never blocks.
+func (l *Log) Announce(n bpf.Announcement) {
+	ctx := context.Background()
+	level, message := lineOf(n)
+	if !l.handler.Enabled(ctx, level) {
 		return
 	}
-	workload, process := collectors.VisibleWho(n.Cgroup, n.Process, n.Overflow)
-	l.logger.LogAttrs(context.Background(), level, message,
+	now := time.Now()
+	// By its own name, also where it is counted under _other.
+	if !l.budgets[kindOf(n)].allows(now, collectors.Workload(n.Cgroup)) {
+		l.overBudget.Add(1)
+		return
+	}
+	workload, process := collectors.VisibleWho(n.Cgroup, n.Process, false)
+	line := slog.NewRecord(now, level, message, here())
+	line.AddAttrs(
 		slog.String("capability", collectors.Capability(n.Capability)),
 		slog.String("result", collectors.Result(n.Denied)),
 		slog.String("scope", collectors.Scope(n.UserNS)),
@@ -99,5 +95,43 @@ func (l *Log) line(n bpf.Announcement) {
 		slog.Int64("syscall", n.Syscall),
 		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
 		slog.Bool("borrowed", n.Borrowed),
+		slog.Bool("overflow", n.Overflow),
 	)
+	// Not by way of a slog.Logger, which keeps the error to itself.
+	if err := l.handler.Handle(ctx, line); err != nil {
+		l.notTaken.Add(1)
+	}
+}
+
+func lineOf(n bpf.Announcement) (level slog.Level, message string) {
+	switch {
+	case n.New && n.Capability == uint8(cap.SYS_ADMIN):
+		level = slog.LevelWarn
+		if n.UserNS {
+			level = slog.LevelInfo
+		}
+		return level, "CAP_SYS_ADMIN asked for by a new process or workload"
+	case n.Denied:
+		return slog.LevelInfo, "Capability denied"
+	default:
+		return slog.LevelDebug, "Capability asked for by a new process or workload"
+	}
+}
+
+func kindOf(n bpf.Announcement) kind {
+	switch {
+	case n.Denied || n.UserNS:
+		return anybodys
+	case n.Capability == uint8(cap.SYS_ADMIN):
+		return admin
+	default:
+		return granted
+	}
+}
+
+// here is the place that the log names as a line's source.
+func here() uintptr {
+	var caller [1]uintptr
+	runtime.Callers(2, caller[:])
+	return caller[0]
 }

@@ -2,7 +2,10 @@ package announce
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
+	"io"
 	"log/slog"
 	"strings"
 	"testing"
@@ -35,7 +38,6 @@ func logged(t *testing.T, level, format string, announcements ...bpf.Announcemen
 	for _, announcement := range announcements {
 		a.Announce(announcement)
 	}
-	a.Stop()
 	return out.String()
 }
 
@@ -82,7 +84,7 @@ func TestAnnouncementFields(t *testing.T) {
 			Process: bpf.Process{Name: "ping"},
 			TGID:    100, TID: 101, UID: 65534, Syscall: 41, Symbol: "packet_create [af_packet]",
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_NET_RAW result=denied scope=userns ` +
-			`workload=/system.slice/ping.service process=ping tgid=100 tid=101 uid=65534 syscall=41 call_site=packet_create borrowed=false`},
+			`workload=/system.slice/ping.service process=ping tgid=100 tid=101 uid=65534 syscall=41 call_site=packet_create borrowed=false overflow=false`},
 		{bpf.Announcement{
 			New:     true,
 			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN)},
@@ -90,7 +92,7 @@ func TestAnnouncementFields(t *testing.T) {
 			Process: bpf.Process{Name: "mount"},
 			TGID:    4194303, TID: 4194302, UID: 4294967294, Syscall: -1, Borrowed: true,
 		}, `level=WARN source=announce.go msg="CAP_SYS_ADMIN asked for by a new process or workload" capability=CAP_SYS_ADMIN result=granted scope=host ` +
-			`workload=/ process=mount tgid=4194303 tid=4194302 uid=4294967294 syscall=-1 call_site=_unknown borrowed=true`},
+			`workload=/ process=mount tgid=4194303 tid=4194302 uid=4294967294 syscall=-1 call_site=_unknown borrowed=true overflow=false`},
 		{bpf.Announcement{
 			Overflow: true,
 			Check:    bpf.Check{Capability: 63, Denied: true},
@@ -98,7 +100,7 @@ func TestAnnouncementFields(t *testing.T) {
 			Process:  bpf.Process{Name: "a"},
 			Syscall:  400,
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_63 result=denied scope=host ` +
-			`workload=_other process=_other tgid=0 tid=0 uid=0 syscall=400 call_site=_unknown borrowed=false`},
+			`workload=/a process=a tgid=0 tid=0 uid=0 syscall=400 call_site=_unknown borrowed=false overflow=true`},
 	} {
 		got := logged(t, "info", "logfmt", test.announcement)
 		// The time stands first, and the line of the source file is not of interest.
@@ -150,40 +152,16 @@ func TestHostileNamesDoNotBreakALogLine(t *testing.T) {
 	}
 }
 
-// blockedWriter blocks until released.
-type blockedWriter struct {
-	entered, release chan struct{}
-	out              bytes.Buffer
-}
+// full is a log that takes nothing.
+type full struct{ slog.Handler }
 
-func (w *blockedWriter) Write(p []byte) (int, error) {
-	select {
-	case w.entered <- struct{}{}:
-	default:
-	}
-	<-w.release
-	return w.out.Write(p)
-}
+func (full) Handle(context.Context, slog.Record) error { return errors.New("full") }
 
-func TestASlowLogDoesNotHoldUpTheRing(t *testing.T) {
-	w := &blockedWriter{entered: make(chan struct{}, 1), release: make(chan struct{})}
-	a := NewLog(promslog.New(&promslog.Config{Writer: w}))
-	denied := bpf.Announcement{Check: bpf.Check{Denied: true}}
-	a.Announce(denied)
-	<-w.entered // this one is being written, the queue is empty
-	const room, tooMany = 1024, 5
-	for range room + tooMany {
-		a.Announce(denied)
-	}
-	close(w.release)
-	a.Stop()
-
-	got := w.out.String()
-	if n := strings.Count(got, `msg="Capability denied"`); n != room+1 {
-		t.Errorf("%d announcements logged, want %d", n, room+1)
-	}
-	// Told, and told once.
-	if strings.Count(got, "count=") != 1 || !strings.Contains(got, "count=5\n") {
-		t.Errorf("the number of those that were not logged is not told once:\n%s", got)
+func TestWhatTheLogDoesNotTakeIsCounted(t *testing.T) {
+	a := NewLog(slog.New(full{slog.NewTextHandler(io.Discard, nil)}))
+	a.Announce(bpf.Announcement{Check: bpf.Check{Denied: true}})
+	a.Announce(bpf.Announcement{New: true}) // debug, which nobody wants
+	if a.NotTaken() != 1 || a.OverBudget() != 0 {
+		t.Errorf("%d not taken, %d over budget, want one and none", a.NotTaken(), a.OverBudget())
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/prometheus/common/version"
@@ -28,13 +29,24 @@ var landingCSS string
 
 // landing is the page at /. exporter-toolkit's NewLandingPage renders once, at
 // start, takes extra content as HTML that it does not escape, and has no room
-// in the head for a refresh; this page is made anew for each request out of
-// names that strangers choose.
+// in the head for a refresh; this page is made out of names that strangers
+// choose, anew when there is something new, however many look at it.
 type landing struct {
 	page   *template.Template
 	policy string // the page's Content-Security-Policy
 	links  []landingLink
 	state  *State
+
+	mu   sync.Mutex // held while the page is made, of which there is one at a time
+	last rendered
+}
+
+// rendered is the page as it was made last.
+type rendered struct {
+	page    []byte
+	of      *attachment
+	version uint64 // of its history
+	at      time.Time
 }
 
 type landingLink struct{ Path, Text, Note string }
@@ -77,6 +89,39 @@ func newLanding(telemetryPath string, s *State) (*landing, error) {
 }
 
 func (l *landing) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
+	page, err := l.current(time.Now())
+	if err != nil {
+		http.Error(w, "the page could not be made: "+err.Error(), http.StatusInternalServerError)
+		return
+	}
+	setUnlessSet(w.Header(), "Content-Security-Policy", l.policy)
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	_, _ = w.Write(page) // the reader has gone
+}
+
+// current is the page as it was made last, unless there is something new to
+// show or, where no snapshot comes, what it shows is of the past.
+func (l *landing) current(now time.Time) ([]byte, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	attached := l.state.attached.Load()
+	var version uint64
+	if attached != nil {
+		version = attached.recent.version()
+	}
+	if last := l.last; last.page != nil && last.of == attached && last.version == version && now.Sub(last.at) < recentInterval {
+		return last.page, nil
+	}
+	page, err := l.render(now, attached)
+	if err != nil {
+		return nil, err
+	}
+	l.last = rendered{page, attached, version, now}
+	return page, nil
+}
+
+// render makes a whole page or none.
+func (l *landing) render(now time.Time, attached *attachment) ([]byte, error) {
 	data := landingData{
 		Version: version.Version,
 		CSS:     template.CSS(landingCSS), //nolint:gosec // part of the program, no input
@@ -84,22 +129,17 @@ func (l *landing) ServeHTTP(w http.ResponseWriter, _ *http.Request) {
 		Refresh: int(recentInterval.Seconds()),
 		Minutes: int(recentWindow.Minutes()),
 	}
-	if attached := l.state.attached.Load(); attached != nil {
+	if attached != nil {
 		data.Attached = true
 		data.Info = attached.info
-		data.recentView = attached.recent.view(time.Now())
+		data.recentView = attached.recent.view(now)
 		if cut := len(data.Rows) - maxRows; cut > 0 {
 			data.Rows, data.More = data.Rows[:maxRows], cut
 		}
 	}
-
-	// Into a buffer first, so that a failure is an error and not half a page.
 	var page bytes.Buffer
 	if err := l.page.Execute(&page, data); err != nil {
-		http.Error(w, "the page could not be made: "+err.Error(), http.StatusInternalServerError)
-		return
+		return nil, err
 	}
-	setUnlessSet(w.Header(), "Content-Security-Policy", l.policy)
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_, _ = w.Write(page.Bytes()) // the reader has gone
+	return page.Bytes(), nil
 }

@@ -14,7 +14,9 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -320,4 +322,40 @@ func TestLandingFailsAsAWhole(t *testing.T) {
 	if got.Code != http.StatusInternalServerError || !strings.Contains(got.Body.String(), "could not be made") || strings.HasPrefix(got.Body.String(), "the first half") {
 		t.Errorf("answered %d %s", got.Code, got.Body)
 	}
+}
+
+// However many look at it, the page is made once for each snapshot, and again
+// where none comes: what it shows is the last five minutes.
+func TestThePageIsMadeOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		made := 0
+		history, state := &Recent{}, &State{}
+		l := &landing{state: state, page: template.Must(template.New("").Funcs(template.FuncMap{"made": func() int { made++; return made }}).Parse("page {{made}}"))}
+		look := func(what string, want int) {
+			t.Helper()
+			var viewers sync.WaitGroup
+			for range 20 {
+				viewers.Go(func() {
+					if got := do(l, http.MethodGet, "/").Body.String(); got != fmt.Sprint("page ", want) {
+						t.Errorf("%s: %s, want %d", what, got, want)
+					}
+				})
+			}
+			viewers.Wait()
+		}
+		look("before", 1)
+		state.Attach(bpf.Info{}, history)
+		look("attached", 2)
+		history.add(time.Now(), &bpf.Snapshot{}, nil)
+		time.Sleep(recentInterval - 1)
+		look("a snapshot", 3)
+		time.Sleep(recentInterval - 1)
+		look("the same", 3)
+		time.Sleep(1)
+		look("no snapshot comes", 4)
+		history.add(time.Now(), nil, errors.New("broken"))
+		look("a failure", 5)
+		state.Detach()
+		look("detached", 6)
+	})
 }

@@ -2,14 +2,20 @@ package web
 
 import (
 	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,9 +60,9 @@ func (p *pipes) dial() net.Conn {
 }
 
 // inMemory has a server as Start makes it.
-func inMemory(t *testing.T, handler http.HandlerFunc) (*Server, *pipes) {
+func inMemory(t *testing.T, handler http.Handler) (*Server, *pipes) {
 	t.Helper()
-	server := newServer(handler, slog.New(slog.DiscardHandler), func() {})
+	server := newServer(handler, &State{}, slog.New(slog.DiscardHandler), func() {})
 	w, listener := &Server{servers: []*http.Server{server}}, newPipes()
 	w.running.Go(func() {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
@@ -100,11 +106,11 @@ func TestSlowClientsAreHungUpOn(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w, listener := inMemory(t, func(w http.ResponseWriter, r *http.Request) {
+				w, listener := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if _, err := io.Copy(io.Discard, r.Body); err != nil {
 						http.Error(w, err.Error(), http.StatusBadRequest)
 					}
-				})
+				}))
 				defer w.Stop()
 				conn := listener.dial()
 				send(t, conn, test.request)
@@ -123,7 +129,7 @@ func TestSlowClientsAreHungUpOn(t *testing.T) {
 func TestClientsThatDoNotReadAreHungUpOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		took := make(chan time.Duration, 1)
-		w, listener := inMemory(t, func(w http.ResponseWriter, _ *http.Request) {
+		w, listener := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			start := time.Now()
 			for page := make([]byte, 1<<16); ; {
 				if _, err := w.Write(page); err != nil {
@@ -131,7 +137,7 @@ func TestClientsThatDoNotReadAreHungUpOn(t *testing.T) {
 					return
 				}
 			}
-		})
+		}))
 		defer w.Stop()
 		send(t, listener.dial(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		if got := <-took; got != time.Minute {
@@ -144,7 +150,7 @@ func TestHeadersAreLimited(t *testing.T) {
 	for size, want := range map[int]string{60 << 10: "200 OK", 72 << 10: "431 Request Header Fields Too Large"} {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				w, listener := inMemory(t, func(http.ResponseWriter, *http.Request) {})
+				w, listener := inMemory(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 				defer w.Stop()
 				conn := listener.dial()
 				go func() { // the server does not read all of it
@@ -171,7 +177,7 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 		t.Run(path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				entered := make(chan struct{})
-				w, listener := inMemory(t, func(w http.ResponseWriter, r *http.Request) {
+				w, listener := inMemory(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					close(entered)
 					if r.URL.Path == "/endless" {
 						<-r.Context().Done()
@@ -179,7 +185,7 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 					}
 					time.Sleep(500 * time.Millisecond)
 					fmt.Fprint(w, "answered")
-				})
+				}))
 				conn := listener.dial()
 				send(t, conn, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n")
 				<-entered
@@ -202,40 +208,196 @@ func TestStopLetsRequestsEnd(t *testing.T) {
 	}
 }
 
+// Eight are taken on, of which two run; what is more is refused at once.
 func TestScrapesAtOneTimeAreLimited(t *testing.T) {
-	const limit = 8
-	entered, release := make(chan struct{}, limit+1), make(chan struct{})
-	registry := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
-		entered <- struct{}{}
-		<-release
-		return nil, nil
+	synctest.Test(t, func(t *testing.T) {
+		const limit, atOnce = 8, 2
+		release := make(chan struct{})
+		var running, most atomic.Int32
+		registry := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+			most.Store(max(most.Load(), running.Add(1)))
+			<-release
+			running.Add(-1)
+			return nil, nil
+		})
+		state := attachedState()
+		handler := newTestHandler(t, state, registry, io.Discard)
+		codes := make(chan int, limit)
+		for range limit {
+			go func() { codes <- do(handler, http.MethodGet, "/m").Code }()
+		}
+		synctest.Wait()
+		if code := do(handler, http.MethodGet, "/m").Code; code != http.StatusServiceUnavailable || state.ScrapesRefused() != 1 {
+			t.Errorf("one more than the limit: %d, %d counted", code, state.ScrapesRefused())
+		}
+		if running.Load() != atOnce {
+			t.Errorf("%d run, want %d", running.Load(), atOnce)
+		}
+		close(release)
+		for range limit {
+			if code := <-codes; code != http.StatusOK {
+				t.Errorf("a scrape within the limit: %d", code)
+			}
+		}
+		if most.Load() != atOnce {
+			t.Errorf("%d ran at one time, want %d", most.Load(), atOnce)
+		}
+		if code := do(handler, http.MethodGet, "/m").Code; code != http.StatusOK {
+			t.Errorf("afterwards: %d", code)
+		}
 	})
-	handler := newTestHandler(t, attachedState(), registry, io.Discard)
-	codes := make(chan int, limit+1)
-	scrape := func() { codes <- do(handler, http.MethodGet, "/m").Code }
-	for n := range limit {
-		go scrape()
-		select {
-		case <-entered:
-		case code := <-codes:
-			t.Errorf("scrape %d at one time: %d", n+1, code)
+}
+
+// Who has gone does not run when it would be its turn.
+func TestAScrapeWhoseClientHasGoneDoesNotRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		release := make(chan struct{})
+		var ran atomic.Int32
+		registry := prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+			ran.Add(1)
+			<-release
+			return nil, nil
+		})
+		handler := newTestHandler(t, attachedState(), registry, io.Discard)
+		for range 2 {
+			go do(handler, http.MethodGet, "/m")
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		go handler.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "/m", http.NoBody))
+		synctest.Wait()
+		cancel()
+		synctest.Wait()
+		close(release)
+		synctest.Wait()
+		if ran.Load() != 2 {
+			t.Errorf("%d ran, want 2", ran.Load())
+		}
+	})
+}
+
+// page is a registry with one metric that a page of that size is made of.
+func page(size int) prometheus.Gatherer {
+	registry := prometheus.NewRegistry()
+	noise := make([]byte, size/2)
+	random := rand.NewChaCha8([32]byte{})
+	_, _ = random.Read(noise)
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "page", Help: hex.EncodeToString(noise)}))
+	return registry
+}
+
+const scrapeRequest = "GET /m HTTP/1.1\r\nHost: x\r\n\r\n"
+
+func TestClientsThatDoNotReadHoldUpNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, listener := inMemory(t, newTestHandler(t, attachedState(), page(1<<20), io.Discard))
+		defer w.Stop()
+		for range 20 {
+			conn := listener.dial()
+			defer conn.Close()
+			send(t, conn, scrapeRequest)
+			synctest.Wait()
+		}
+		start := time.Now()
+		conn := listener.dial()
+		send(t, conn, "GET /m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+		said, took := untilClosed(t, conn)
+		if !strings.HasPrefix(said, "HTTP/1.1 200 ") || !strings.HasSuffix(said, "\npage 0\n") || time.Since(start) != 0 {
+			t.Errorf("after %v the server said %.80q", took, said)
+		}
+	})
+}
+
+// What they are kept is bounded, and it is not the one that reads who pays for it.
+func TestWhatIsKeptForThoseWhoDoNotReadIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		state := attachedState()
+		w, listener := inMemory(t, newTestHandler(t, state, page(10<<20), io.Discard)) // compressed to 6 MB: noise in hexadecimal digits
+		defer w.Stop()
+		const fit = 5
+		var silent []net.Conn
+		for n := range fit + 3 {
+			conn := listener.dial()
+			silent = append(silent, conn)
+			send(t, conn, scrapeRequest)
+			synctest.Wait()
+			if got, want := state.AnswersGivenUp(), max(0, n+1-fit); got != uint64(want) {
+				t.Fatalf("%d answers given up of %d, want %d", got, n+1, want)
+			}
+		}
+		for n, conn := range silent {
+			// The oldest have been hung up on: a pipe has no deadline then.
+			if closed := conn.SetDeadline(time.Time{}) != nil; closed != (n < 3) {
+				t.Errorf("connection %d is closed: %t", n, closed)
+			}
+			conn.Close()
+		}
+		synctest.Wait()
+		for range 20 { // what was kept has gone with them
+			conn := listener.dial()
+			send(t, conn, "GET /m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+			if said, _ := untilClosed(t, conn); !strings.HasSuffix(said, "\npage 0\n") {
+				t.Error("an answer that is read is not whole")
+			}
+		}
+		if got := state.AnswersGivenUp(); got != 3 {
+			t.Errorf("%d answers given up, want 3", got)
+		}
+	})
+}
+
+func TestAnswersAreKeptCompressed(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(prometheus.NewGauge(prometheus.GaugeOpts{Name: "page", Help: strings.Repeat("x", 1<<20)}))
+	var plain string
+	for _, accept := range []string{"identity", "gzip"} {
+		for _, method := range []string{http.MethodGet, http.MethodHead} {
+			server := httptest.NewServer(newTestHandler(t, attachedState(), registry, io.Discard))
+			request, err := http.NewRequestWithContext(t.Context(), method, server.URL+"/m", http.NoBody)
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Accept-Encoding", accept)
+			response, err := server.Client().Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(response.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			server.Close()
+			if got := response.Header.Get("Content-Encoding"); (got == "gzip") != (accept == "gzip") {
+				t.Errorf("%s accepting %q: encoded as %q", method, accept, got)
+			}
+			if method == http.MethodHead {
+				continue
+			}
+			if response.ContentLength != int64(len(body)) {
+				t.Errorf("accepting %q: %d bytes, said to be %d", accept, len(body), response.ContentLength)
+			}
+			if accept == "identity" {
+				plain = string(body)
+				continue
+			}
+			unpacked, err := gzip.NewReader(bytes.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if body, err = io.ReadAll(unpacked); err != nil || string(body) != plain {
+				t.Errorf("another page where it is compressed: %v", err)
+			}
 		}
 	}
-	go scrape()
-	select {
-	case <-entered:
-		t.Error("one more than the limit is let in")
-		codes <- 0
-	case code := <-codes:
-		if code != http.StatusServiceUnavailable {
-			t.Errorf("one more than the limit: %d", code)
-		}
+	if !strings.HasSuffix(plain, "\npage 0\n") {
+		t.Errorf("the page ends in %q", plain[max(0, len(plain)-100):])
 	}
-	close(release)
-	for range limit {
-		if code := <-codes; code != http.StatusOK {
-			t.Errorf("a scrape within the limit: %d", code)
-		}
+
+	s := newScrapes(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, plain) }), &limits{})
+	s.taken <- struct{}{}
+	if kept := s.answer(httptest.NewRequest(http.MethodGet, "/m", http.NoBody)).body.Len(); kept > len(plain)/50 {
+		t.Errorf("%d bytes are kept of a page of %d", kept, len(plain))
 	}
 }
 
@@ -257,3 +419,6 @@ func TestAFailedScrapeHasNoMetrics(t *testing.T) {
 		t.Errorf("logged %q", &log)
 	}
 }
+
+// failing is a registry whose tracer can't be read.
+var failing = prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return nil, errors.New("the map is gone") })

@@ -26,31 +26,44 @@ type Source interface {
 // Recent knows who asked for what in the last recentWindow: it takes a
 // snapshot each recentInterval and keeps what each added to the one before.
 // The page is made of that, so that looking at it costs the kernel nothing.
+//
+// Of each series it keeps its name, once, and a few numbers; of each interval
+// only what was added in it. So it is some tens of megabytes also where 65,536
+// series count all the time.
 type Recent struct {
 	source Source
 
 	mu       sync.Mutex
-	totals   map[series]total // of the last snapshot
-	steps    []step           // oldest first, none older than recentWindow
-	snapshot *bpf.Snapshot    // the last one that could be taken; its series are not kept
-	err      error            // why the last one could not be
+	taken    uint64 // how many snapshots were, and failures to
+	askers   map[asker]*counts
+	steps    []step        // oldest first, none older than recentWindow
+	snapshot *bpf.Snapshot // the last one that could be taken; its series are not kept
+	err      error         // why the last one could not be
 }
 
 // NewRecent has the history of one source of snapshots, from when Run is called.
 func NewRecent(source Source) *Recent { return &Recent{source: source} }
 
+// counts is what is kept of an asker.
+type counts struct {
+	granted, denied series
+	sites           []string // of the kernel functions by way of which it asked in the window: sorted, each once
+}
+
 // series is what people tell a series by. The slots that count it come and go,
 // a service that is restarted has a new one: only their sum means something.
 type series struct {
-	asker
-	denied bool
+	total
+	before   total  // of the snapshot before
+	standsIn uint64 // which snapshot total is of
+	added    uint64 // from the one to the other
+	recently uint64 // the sum of the steps
 }
 
 // total is the sum of a series' slots.
 type total struct {
 	count   uint64
 	created time.Time // of the oldest
-	sites   []string  // sorted, each once
 }
 
 // since returns what was added to a series since an earlier snapshot. One that
@@ -65,7 +78,12 @@ func (t total) since(before total) uint64 {
 // step is what was asked for between two snapshots.
 type step struct {
 	time  time.Time
-	added map[asker]asked
+	added []addition
+}
+
+type addition struct {
+	to *series
+	n  uint64
 }
 
 // asker is one row of the table, without its result; the names are made visible.
@@ -115,54 +133,109 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 
-	r.steps = slices.DeleteFunc(r.steps, func(s step) bool { return now.Sub(s.time) >= recentWindow })
+	r.taken++
+	r.forget(now)
 	r.err = err
 	if err != nil {
 		return // the next one that succeeds also tells what was asked since the last that did
 	}
 
-	totals := sumUp(snapshot.Workloads)
-	added := make(map[asker]asked)
-	for key, now := range totals {
-		n := now.since(r.totals[key])
-		if n == 0 {
-			continue
+	of := r.sumUp(snapshot.Workloads)
+	var added []addition
+	for key, c := range r.askers {
+		for _, s := range []*series{&c.granted, &c.denied} {
+			if s.standsIn != r.taken {
+				s.before, s.total = s.total, total{} // it has ended
+			}
+			s.added = s.since(s.before)
+			if s.added > 0 {
+				s.recently += s.added
+				added = append(added, addition{s, s.added})
+			}
 		}
-		more := asked{Granted: n, CallSites: now.sites}
-		if key.denied {
-			more.Granted, more.Denied = 0, n
+		switch {
+		case c.granted.recently+c.denied.recently > 0:
+		case c.granted.standsIn != r.taken && c.denied.standsIn != r.taken:
+			delete(r.askers, key)
+		default:
+			c.sites = nil
 		}
-		added[key.asker] = added[key.asker].plus(more)
 	}
-	r.totals = totals
+	for i, slot := range snapshot.Workloads {
+		if of[i].side(slot.Denied).added > 0 {
+			of[i].sites = union(of[i].sites, visibleSites(slot.CallSites))
+		}
+	}
 	if len(added) > 0 {
-		r.steps = append(r.steps, step{now, added})
+		r.steps = append(r.steps, step{now, slices.Clip(added)})
 	}
 	head := *snapshot
 	head.Workloads, head.Sites = nil, nil
 	r.snapshot = &head
 }
 
-// sumUp sums the slots of each series.
-func sumUp(slots []bpf.WorkloadCount) map[series]total {
-	totals := make(map[series]total, len(slots))
-	for _, slot := range slots {
-		workload, process := collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
-		key := series{asker{slot.Capability, slot.UserNS, workload, process}, slot.Denied}
-		sum, known := totals[key]
-		sum.count += slot.Count
-		if !known || slot.Created.Before(sum.created) {
-			sum.created = slot.Created
+// forget takes back what was added before the window.
+func (r *Recent) forget(now time.Time) {
+	old := r.old(now)
+	for _, step := range r.steps[:old] {
+		for _, added := range step.added {
+			added.to.recently -= added.n
 		}
-		sites := make([]string, 0, len(slot.CallSites))
-		for _, symbol := range slot.CallSites {
-			sites = append(sites, collectors.Visible(collectors.CallSite(symbol, false)))
-		}
-		slices.Sort(sites)
-		sum.sites = union(sum.sites, slices.Compact(sites))
-		totals[key] = sum
 	}
-	return totals
+	r.steps = slices.Delete(r.steps, 0, old)
+}
+
+// old is how many steps are not in the window any more.
+func (r *Recent) old(now time.Time) int {
+	n := 0
+	for n < len(r.steps) && now.Sub(r.steps[n].time) >= recentWindow {
+		n++
+	}
+	return n
+}
+
+// sumUp sums the slots of each series. It returns which asker's each slot is.
+func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*counts {
+	if r.askers == nil {
+		r.askers = make(map[asker]*counts)
+	}
+	of := make([]*counts, len(slots))
+	for i, slot := range slots {
+		workload, process := collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
+		key := asker{slot.Capability, slot.UserNS, workload, process}
+		c := r.askers[key]
+		if c == nil {
+			c = &counts{}
+			r.askers[key] = c
+		}
+		of[i] = c
+		s := c.side(slot.Denied)
+		if s.standsIn != r.taken {
+			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created}
+		}
+		s.count += slot.Count
+		if slot.Created.Before(s.created) {
+			s.created = slot.Created
+		}
+	}
+	return of
+}
+
+func (c *counts) side(denied bool) *series {
+	if denied {
+		return &c.denied
+	}
+	return &c.granted
+}
+
+// visibleSites is sorted, each once.
+func visibleSites(symbols []string) []string {
+	sites := make([]string, 0, len(symbols))
+	for _, symbol := range symbols {
+		sites = append(sites, collectors.Visible(collectors.CallSite(symbol, false)))
+	}
+	slices.Sort(sites)
+	return slices.Compact(sites)
 }
 
 // union of two sorted lists; it changes neither.
@@ -175,8 +248,12 @@ func union(a, b []string) []string {
 	return slices.Compact(both)
 }
 
-func (a asked) plus(b asked) asked {
-	return asked{a.Granted + b.Granted, a.Denied + b.Denied, union(a.CallSites, b.CallSites)}
+// version is another one whenever view returns something else, but for the
+// passing of time.
+func (r *Recent) version() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.taken
 }
 
 // view sums up the window that ends now.
@@ -184,18 +261,18 @@ func (r *Recent) view(now time.Time) recentView {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 
-	sums := make(map[asker]asked)
-	for _, step := range r.steps {
-		if now.Sub(step.time) >= recentWindow {
-			continue
-		}
-		for key, added := range step.added {
-			sums[key] = sums[key].plus(added)
+	gone := make(map[*series]uint64)
+	for _, step := range r.steps[:r.old(now)] { // since the last snapshot
+		for _, added := range step.added {
+			gone[added.to] += added.n
 		}
 	}
-	rows := make([]row, 0, len(sums))
-	for key, sum := range sums {
-		rows = append(rows, row{key, sum})
+	var rows []row
+	for key, c := range r.askers {
+		sum := asked{c.granted.recently - gone[&c.granted], c.denied.recently - gone[&c.denied], c.sites}
+		if sum.Granted+sum.Denied > 0 {
+			rows = append(rows, row{key, sum})
+		}
 	}
 	slices.SortFunc(rows, compareRows)
 	return recentView{Rows: rows, Snapshot: r.snapshot, Err: r.err}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -246,4 +247,64 @@ func TestRecentAfterAFailure(t *testing.T) {
 		}
 		wantCounted(t, r, "a 4/0")
 	})
+}
+
+// What is kept of an interval is what was added in it, and names are kept once.
+func TestRecentTakesLittleMemory(t *testing.T) {
+	const number, each = 8192, 1024 // 64 MiB for 65,536
+	workloads := make([]bpf.WorkloadCount, number)
+	for n := range workloads {
+		workloads[n] = used(cap.CHOWN, fmt.Sprint("process", n), 0)
+		workloads[n].CallSites = []string{"chown_common"}
+	}
+	heap := func() int64 {
+		runtime.GC()
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return int64(stats.HeapAlloc)
+	}
+	before := heap()
+	r, now := &Recent{}, time.Now()
+	add := func(snapshot *bpf.Snapshot) {
+		now = now.Add(recentInterval)
+		r.add(now, snapshot, nil)
+	}
+	for range 2 * recentWindow / recentInterval {
+		for n := range workloads {
+			workloads[n].Count++
+		}
+		add(&bpf.Snapshot{Workloads: workloads})
+	}
+	if got := heap() - before; got > number*each {
+		t.Errorf("%d bytes for each series, want %d", got/number, each)
+	}
+	if got := r.view(now).Rows; len(got) != number || got[0].Granted != uint64(recentWindow/recentInterval) {
+		t.Errorf("%d rows, the first %+v", len(got), got[0])
+	}
+
+	// And when they have gone, so has that.
+	for range recentWindow/recentInterval + 1 {
+		add(&bpf.Snapshot{})
+	}
+	if len(r.askers) != 0 {
+		t.Errorf("%d series are kept", len(r.askers))
+	}
+	runtime.KeepAlive(workloads)
+}
+
+// What it asked by way of is told of the window, as all else.
+func TestRecentForgetsCallSites(t *testing.T) {
+	r, now := &Recent{}, time.Now()
+	add := func(count uint64, sites ...string) {
+		w := used(cap.CHOWN, "a", count)
+		w.CallSites = sites
+		r.add(now, &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
+	}
+	add(1, "old")
+	now = now.Add(recentWindow)
+	add(1, "old")
+	add(2, "new")
+	if got, want := r.view(now).Rows[0].CallSites, []string{"new"}; !slices.Equal(got, want) {
+		t.Errorf("call sites %q, want %q", got, want)
+	}
 }

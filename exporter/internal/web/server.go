@@ -27,12 +27,8 @@ const (
 	ReadyPath   = "/-/ready"
 )
 
-const (
-	// stopTimeout is how long requests may take to end after a signal.
-	stopTimeout = 700 * time.Millisecond
-	// maxScrapes at one time: each reads all counters of the kernel side.
-	maxScrapes = 8
-)
+// stopTimeout is how long requests may take to end after a signal.
+const stopTimeout = 700 * time.Millisecond
 
 // Config is what is served at which path.
 type Config struct {
@@ -40,10 +36,29 @@ type Config struct {
 	CreatedSamples bool   // as samples of OpenMetrics
 }
 
-// State is what the handlers know of the rest of the program.
+// State is what the server and its handlers know of the rest of the program,
+// and the other way round.
 type State struct {
 	attached atomic.Pointer[attachment] // nil until the checks are counted, and again once the program stops
+	limits   limits
 }
+
+// limits are what clients are held to, and counts of how often.
+type limits struct {
+	connections connections
+	scrapes     atomic.Uint64 // refused
+	unread      atomic.Uint64 // answers that were given up
+}
+
+// ConnectionsClosed is how many connections were closed to make room for others.
+func (s *State) ConnectionsClosed() uint64 { return s.limits.connections.made() }
+
+// ScrapesRefused is how many scrapes found too many others running.
+func (s *State) ScrapesRefused() uint64 { return s.limits.scrapes.Load() }
+
+// AnswersGivenUp is how many scrapes were not read for so long that others
+// needed the room.
+func (s *State) AnswersGivenUp() uint64 { return s.limits.unread.Load() }
 
 // attachment is a tracer that counts.
 type attachment struct {
@@ -71,16 +86,15 @@ func NewHandler(cfg Config, registry prometheus.Gatherer, s *State, logger *slog
 		return nil, err
 	}
 	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{
-		ErrorLog:                            slog.NewLogLogger(logger.Handler(), slog.LevelError),
+		ErrorLog:                            slog.NewLogLogger(limited(logger).Handler(), slog.LevelError),
 		ErrorHandling:                       promhttp.HTTPErrorOnError,
-		MaxRequestsInFlight:                 maxScrapes,
 		EnableOpenMetrics:                   true,
 		EnableOpenMetricsTextCreatedSamples: cfg.CreatedSamples,
 	})
 
 	mux := http.NewServeMux() // "GET" matches HEAD too
 	mux.Handle("GET /{$}", landing)
-	mux.Handle("GET "+cfg.TelemetryPath, s.whenAttached(metrics))
+	mux.Handle("GET "+cfg.TelemetryPath, s.whenAttached(newScrapes(metrics, &s.limits)))
 	mux.HandleFunc("GET "+HealthyPath, func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "Healthy.")
 	})
@@ -126,7 +140,7 @@ type Server struct {
 }
 
 // Start returns once all addresses are bound and served.
-func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger) (*Server, error) {
+func Start(handler http.Handler, flags *toolkit.FlagConfig, s *State, logger *slog.Logger) (*Server, error) {
 	// A server for each address: exporter-toolkit serves several with one, and
 	// then puts TLS and authentication around its handler from several
 	// goroutines at once.
@@ -140,11 +154,12 @@ func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger)
 		}
 	}
 
+	logger = limited(logger)
 	w := &Server{failed: make(chan error, len(configs))}
 	bound := make(chan struct{}, len(configs))
 	for _, config := range configs {
 		report := sync.OnceFunc(func() { bound <- struct{}{} })
-		server := newServer(handler, logger, report)
+		server := newServer(handler, s, logger, report)
 		w.servers = append(w.servers, server)
 		w.running.Go(func() {
 			if err := toolkit.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
@@ -165,7 +180,7 @@ func Start(handler http.Handler, flags *toolkit.FlagConfig, logger *slog.Logger)
 
 // newServer has a limit for each thing that a client can make it wait for, or
 // keep. It calls listening once it is about to accept connections.
-func newServer(handler http.Handler, logger *slog.Logger, listening func()) *http.Server {
+func newServer(handler http.Handler, s *State, logger *slog.Logger, listening func()) *http.Server {
 	return &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -173,7 +188,13 @@ func newServer(handler http.Handler, logger *slog.Logger, listening func()) *htt
 		WriteTimeout:      60 * time.Second, // longer than any scrape_timeout in use
 		IdleTimeout:       3 * time.Minute,  // longer than most scrape intervals
 		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
+		HTTP2: &http.HTTP2Config{ // on one connection; nobody has a body to send
+			MaxConcurrentStreams:          maxScrapes,
+			MaxReceiveBufferPerConnection: 64 << 10,
+			MaxReceiveBufferPerStream:     64 << 10,
+		},
+		ConnState: s.limits.connections.changed,
+		ErrorLog:  slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 		BaseContext: func(net.Listener) context.Context {
 			listening()
 			return context.Background()

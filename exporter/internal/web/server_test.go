@@ -119,7 +119,7 @@ func TestCreatedSamples(t *testing.T) {
 
 func TestTheServersOwnErrorsAreWarnings(t *testing.T) {
 	var log strings.Builder
-	newServer(nil, slog.New(slog.NewTextHandler(&log, nil)), func() {}).ErrorLog.Print("http: TLS handshake error")
+	newServer(nil, &State{}, slog.New(slog.NewTextHandler(&log, nil)), func() {}).ErrorLog.Print("http: TLS handshake error")
 	if !strings.Contains(log.String(), "level=WARN") {
 		t.Errorf("logged %q", &log)
 	}

@@ -31,7 +31,7 @@ func TestStartServesEachAddress(t *testing.T) {
 	one, other := listen(t), listen(t)
 	one.Close()
 	other.Close()
-	server, err := Start(landed(t, nil), flagsFor(one.Addr().String(), other.Addr().String()), slog.New(slog.DiscardHandler))
+	server, err := Start(landed(t, nil), flagsFor(one.Addr().String(), other.Addr().String()), &State{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,7 +59,7 @@ func TestStartServesEachAddress(t *testing.T) {
 func TestStartServesAllOrNothing(t *testing.T) {
 	free, taken := listen(t), listen(t)
 	free.Close()
-	if _, err := Start(landed(t, nil), flagsFor(free.Addr().String(), taken.Addr().String()), slog.New(slog.DiscardHandler)); !errors.Is(err, syscall.EADDRINUSE) {
+	if _, err := Start(landed(t, nil), flagsFor(free.Addr().String(), taken.Addr().String()), &State{}, slog.New(slog.DiscardHandler)); !errors.Is(err, syscall.EADDRINUSE) {
 		t.Fatalf("an address that is taken: %v", err)
 	}
 	if conn, err := net.Dial("tcp", free.Addr().String()); err == nil {

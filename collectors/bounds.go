@@ -1,0 +1,68 @@
+package collectors
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Bounds tells what the exporter did not do, so that nobody can make it take
+// more memory, time or log than it should. Each must be safe for concurrent
+// use.
+type Bounds interface {
+	// LogLinesDropped is how many lines the log had no place for, or could not write.
+	LogLinesDropped() uint64
+	// AnnouncementsOverBudget is how many announcements were withheld from the
+	// log because too many had come before.
+	AnnouncementsOverBudget() uint64
+	// AnnouncementsDropped is how many the log had no place for.
+	AnnouncementsDropped() uint64
+	// ConnectionsClosed is how many clients were hung up on to make room for others.
+	ConnectionsClosed() uint64
+	// ScrapesRefused is how many scrapes found too many others running.
+	ScrapesRefused() uint64
+	// AnswersGivenUp is how many scrapes were read so slowly that others needed the room.
+	AnswersGivenUp() uint64
+}
+
+// BoundsCollector exposes them. All are there from the first scrape on, also at 0.
+type BoundsCollector struct {
+	bounds        Bounds
+	since         time.Time
+	logLines      *prometheus.Desc
+	announcements *prometheus.Desc
+	clients       *prometheus.Desc
+}
+
+// NewBounds returns the collector of bounds that have been counting since then.
+func NewBounds(bounds Bounds, since time.Time) *BoundsCollector {
+	return &BoundsCollector{
+		bounds: bounds,
+		since:  since,
+		logLines: desc("capability_exporter_log_lines_dropped_total",
+			"Lines of the log that were dropped because it was not read fast enough, or could not be written."),
+		announcements: desc("capability_exporter_announcements_dropped_total",
+			"Announcements that are not in the log: too many had come before (budget), or it was not read fast enough (queue). The checks themselves were counted.",
+			"reason"),
+		clients: desc("capability_exporter_http_refused_total",
+			"HTTP clients that were hung up on or refused: too many connections (connections), too many scrapes at one time (scrapes), or an answer that was not read (unread).",
+			"reason"),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (c *BoundsCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.logLines
+	ch <- c.announcements
+	ch <- c.clients
+}
+
+// Collect implements [prometheus.Collector].
+func (c *BoundsCollector) Collect(ch chan<- prometheus.Metric) {
+	ch <- counter(c.logLines, c.bounds.LogLinesDropped(), c.since)
+	ch <- counter(c.announcements, c.bounds.AnnouncementsOverBudget(), c.since, "budget")
+	ch <- counter(c.announcements, c.bounds.AnnouncementsDropped(), c.since, "queue")
+	ch <- counter(c.clients, c.bounds.ConnectionsClosed(), c.since, "connections")
+	ch <- counter(c.clients, c.bounds.ScrapesRefused(), c.since, "scrapes")
+	ch <- counter(c.clients, c.bounds.AnswersGivenUp(), c.since, "unread")
+}

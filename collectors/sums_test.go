@@ -1,0 +1,66 @@
+package collectors
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+
+	"capability_exporter/bpf"
+)
+
+func slotOf(path string, count uint64) bpf.WorkloadCount {
+	return bpf.WorkloadCount{Check: check(cap.CHOWN, false, false), Cgroup: bpf.Cgroup{ID: 1, Path: path}, Process: bpf.Process{Name: "p"}, Count: count, Created: attached}
+}
+
+// exposed is what the workloads are exposed as, in the order in which they come.
+func exposed(t *testing.T, w workloads, slots ...bpf.WorkloadCount) []string {
+	t.Helper()
+	ch := make(chan prometheus.Metric, len(slots)+10)
+	w.collect(&bpf.Snapshot{Attached: attached, Workloads: slots}, ch)
+	close(ch)
+	var all []string
+	for m := range ch {
+		if own, ok := m.(*sumMetric); ok {
+			all = append(all, fmt.Sprint(own.labels[4].GetValue(), " ", own.value))
+		}
+	}
+	return all
+}
+
+// What comes and goes between scrapes, in any order, is exposed as if each
+// scrape were the first, in order.
+func TestScrapesOneAfterTheOther(t *testing.T) {
+	w := newWorkloads()
+	for _, test := range []struct {
+		slots []bpf.WorkloadCount
+		want  []string
+	}{
+		{[]bpf.WorkloadCount{slotOf("/b", 1), slotOf("/a", 2), slotOf("/b", 4)}, []string{"/a 2", "/b 5"}},
+		{[]bpf.WorkloadCount{slotOf("/c", 1), slotOf("/b", 2)}, []string{"/b 2", "/c 1"}},
+		{[]bpf.WorkloadCount{slotOf("/0", 1), slotOf("/a", 0), slotOf("/b", 2)}, []string{"/0 1", "/b 2"}},
+		{nil, nil},
+		{[]bpf.WorkloadCount{slotOf("/a", 3)}, []string{"/a 3"}},
+	} {
+		if got := exposed(t, w, test.slots...); !slices.Equal(got, test.want) {
+			t.Errorf("exposed %q, want %q", got, test.want)
+		}
+	}
+}
+
+func TestNamesOfTheDeadAreForgotten(t *testing.T) {
+	w := newWorkloads()
+	for n := range 1000 {
+		slots := make([]bpf.WorkloadCount, 10)
+		for i := range slots {
+			slots[i] = slotOf(fmt.Sprint("/", n, "/", i), 1)
+		}
+		exposed(t, w, slots...)
+	}
+	s := w.checks
+	if len(s.slots) > 30 || len(s.sets) > 30 || len(s.order) > 30 || len(s.pairs) > 40 {
+		t.Errorf("%d slots, %d sets, %d in order and %d labels are kept of ten that live", len(s.slots), len(s.sets), len(s.order), len(s.pairs))
+	}
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"capability_exporter/bpf"
+)
+
+var memory = flag.Bool("memory", false, "measure the memory of many scrapers and viewers")
+
+// busy is a tracer with a full table in which every series counts all the time.
+type busy struct {
+	mu    sync.Mutex
+	count uint64
+	slots int
+	paths []string
+}
+
+func (b *busy) Info() bpf.Info { return bpf.Info{Source: bpf.SourceTracepoint} }
+func (b *busy) Close() error   { return nil }
+
+func (b *busy) Snapshot() (*bpf.Snapshot, error) {
+	b.mu.Lock()
+	b.count++
+	count := b.count
+	b.mu.Unlock()
+	s := &bpf.Snapshot{Series: b.slots, SeriesLimit: b.slots, Workloads: make([]bpf.WorkloadCount, b.slots)}
+	for i := range s.Workloads {
+		s.Workloads[i] = bpf.WorkloadCount{
+			Check:   bpf.Check{Capability: uint8(i % 41), Denied: i%3 == 0},
+			Cgroup:  bpf.Cgroup{ID: uint64(i), Path: b.paths[i]},
+			Process: bpf.Process{Name: "daemon"},
+			Count:   count,
+		}
+	}
+	return s, nil
+}
+
+// TestMemory prints the most memory that this process takes, the test's own
+// included, with eight scrapers and twenty viewers at one time.
+func TestMemory(t *testing.T) {
+	if !*memory {
+		t.Skip("takes a minute: -memory")
+	}
+	for _, test := range []struct{ slots, most int }{{4096, 64}, {65536, 400}} {
+		t.Run(fmt.Sprint(test.slots), func(t *testing.T) {
+			tracer := &busy{slots: test.slots, paths: make([]string, test.slots)}
+			for i := range tracer.paths {
+				tracer.paths[i] = fmt.Sprintf("/system.slice/unit-%d.service", i)
+			}
+			i := start(t, opens(tracer), fmt.Sprint("--series.limit=", test.slots))
+			i.waitReady(t)
+			debug.FreeOSMemory()
+			// The highest so far is forgotten, see proc_pid_clear_refs(5).
+			if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var clients sync.WaitGroup
+			end := time.Now().Add(25 * time.Second)
+			var scrapes, pages, refused int
+			var mu sync.Mutex
+			look := func(path, accept string, count *int) {
+				for time.Now().Before(end) {
+					request, err := http.NewRequest(http.MethodGet, "http://"+i.address+path, http.NoBody)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					request.Header.Set("Accept-Encoding", accept)
+					response, err := i.client.Do(request)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					_, _ = io.Copy(io.Discard, response.Body)
+					response.Body.Close()
+					mu.Lock()
+					if response.StatusCode == http.StatusOK {
+						*count++
+					} else {
+						refused++
+					}
+					mu.Unlock()
+					time.Sleep(100 * time.Millisecond)
+				}
+			}
+			for n := range 8 {
+				clients.Go(func() { look("/metrics", []string{"gzip", "identity"}[n%2], &scrapes) })
+			}
+			for range 20 {
+				clients.Go(func() { look("/", "identity", &pages) })
+			}
+			clients.Wait()
+			got := peak(t)
+			t.Logf("%5d series: %d MiB at most, %d scrapes and %d pages, %d refused", test.slots, got>>10, scrapes, pages, refused)
+			if got>>10 > test.most {
+				t.Errorf("want %d", test.most)
+			}
+		})
+	}
+}
+
+// peak is the most memory since it was forgotten, in KiB.
+func peak(t *testing.T) int {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	match := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindStringSubmatch(string(status))
+	if match == nil {
+		t.Fatalf("no VmHWM in\n%s", strings.TrimSpace(string(status)))
+	}
+	kib, err := strconv.Atoi(match[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kib
+}
