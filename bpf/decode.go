@@ -86,3 +86,11 @@ func auditedOf(what uint32) Audited {
 	}
 	return AuditedUnknown
 }
+
+// givenPath reads a path, or an abstract socket's name, which stands behind a NUL.
+func givenPath(raw []byte) string {
+	if raw[0] == 0 && raw[1] != 0 {
+		return "@" + text(raw[1:])
+	}
+	return text(raw)
+}

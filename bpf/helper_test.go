@@ -37,6 +37,7 @@ func helpers() map[string]func(args []string) error {
 		"race":        askAtOnce,
 		"bytwo":       askByTwo,
 		"attack":      attack,
+		"denied":      callDenied,
 	}
 }
 

@@ -60,11 +60,16 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 	if err != nil {
 		return Announcement{}, err
 	}
+	name := ""
+	if r.Compat == 0 {
+		name = syscallName(r.Syscall)
+	}
 	return Announcement{
 		Time: t.clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)),
 		Cgroup: cgroup, Process: processOf(r.Kind, r.Name[:]),
 		Overflow: r.Slot < programs.WhoBorrowed || r.Slot >= programs.WhoFixed && told != nil, Borrowed: r.Slot >= programs.WhoBorrowed && r.Slot < programs.WhoFixed,
-		TGID: r.Tgid, TID: r.Tid, UID: r.Uid, Syscall: r.Syscall, Symbol: symbol,
+		Comm: text(r.Comm[:]), TGID: r.Tgid, TID: r.Tid, NSTGID: r.NsTgid, UID: r.Uid, EUID: r.Euid,
+		Syscall: r.Syscall, SyscallName: name, Path: givenPath(r.Path[:]), Symbol: symbol,
 	}, nil
 }
 

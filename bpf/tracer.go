@@ -170,6 +170,9 @@ func (t *Tracer) start() (err error) {
 			return fmt.Errorf("fill the table of kernel functions: %w", err)
 		}
 	}
+	if err := fillPathArguments(maps["path_arguments"]); err != nil {
+		return err
+	}
 	fill := func(name string, first, n int) error {
 		for slot := first; slot < first+n; slot++ {
 			if err := maps[name].Put(nil, uint32(slot)); err != nil {

@@ -124,13 +124,21 @@ type Announcement struct {
 	Check
 	Cgroup   Cgroup
 	Process  Process
-	Overflow bool // it found no slot of its own, and stands under _other
-	Borrowed bool // under credentials that are not the task's own
+	Overflow bool   // it found no slot of its own, and stands under _other
+	Borrowed bool   // under credentials that are not the task's own
+	Comm     string // the thread's own name, which it may choose
 	TGID     uint32
 	TID      uint32
+	NSTGID   uint32 // TGID as the innermost PID namespace has it
 	UID      uint32 // real user id, as the initial user namespace sees it
+	EUID     uint32 // and the effective one
 	Syscall  int64  // the machine's own system call number; -1 where the check was made outside of one
-	Symbol   string // as SiteCount.Symbol
+	// SyscallName is "" where the number is not known, or is one of a 32-bit program's.
+	SyscallName string
+	// Path is what the system call was given, raw and cut to 255 bytes, where it takes one: "@" begins the name of an abstract
+	// socket. It was not resolved, and a program may have changed it since the kernel read it.
+	Path   string
+	Symbol string // as SiteCount.Symbol
 }
 
 // Source is a way to see the kernel's capability checks.

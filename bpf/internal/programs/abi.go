@@ -87,6 +87,9 @@ const (
 	RoleCallerNoAudit
 )
 
+// PathInSockaddr says that a system call's argument is the address of a socket.
+const PathInSockaddr = 8
+
 // Pending reads how many checks an entry of a cache has for its slots. Only audited ones have a who slot.
 func Pending(c *Cached) (n uint64, site, who uint32, audited bool) {
 	site = uint32(c.Counted>>PendingBits) % (1 << SlotBits)

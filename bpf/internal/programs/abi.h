@@ -7,6 +7,7 @@ enum {
 	NAME_SIZE = 256,   /* a file name (NAME_MAX) and its NUL */
 	SYMBOL_SIZE = 128, /* a kernel symbol; longer ones are cut */
 	PATH_SIZE = 4096,
+	COMM_SIZE = 16,	   /* TASK_COMM_LEN */
 	FRAMES = 16, /* how much of a stack is unwound */
 	WORDS = 64,  /* how much of the stack above ctx the learner is shown */
 	PAIR_BITS = 7,
@@ -223,14 +224,25 @@ struct announcement {
 	u64 time;   /* CLOCK_BOOTTIME */
 	u64 cgroup; /* serial number */
 	s64 syscall;
-	u32 tgid, tid, uid;
+	u32 tgid, tid, uid, euid;
+	u32 ns_tgid; /* in the innermost PID namespace */
+	u32 compat;  /* the system call is one of 32-bit programs, which have other numbers */
 	u32 site;
 	u32 slot;
 	u16 what;
 	u8 kind;
 	u8 told; /* 1: the cgroup's record comes behind, as much of it as there are names; it has no other owner */
 	u32 fresh;
+	u8 comm[COMM_SIZE];
+	u8 path[NAME_SIZE]; /* that the system call was given, cut; with a NUL before it where a socket's is abstract */
 	u8 name[NAME_SIZE];
+};
+
+/* Which argument of a system call is a path: its number plus one, or 0 if none is. */
+enum {
+	SYSCALLS = 512,
+	PATH_ARGUMENT = 7,
+	PATH_IN_SOCKADDR = 8 /* it is the address of a socket, which may be a path */
 };
 
 /* One unwound stack beside the raw words it was found in: what the learner learns from. */

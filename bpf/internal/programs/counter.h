@@ -20,6 +20,7 @@ enum {
 	BPF_TYPE_ID_TARGET = 1, /* arguments of the compiler's CO-RE builtins */
 	BPF_FIELD_BYTE_OFFSET = 0,
 	BPF_FIELD_EXISTS = 2,
+	BPF_TYPE_SIZE = 1,
 	BPF_ENUMVAL_EXISTS = 0,
 	BPF_ENUMVAL_VALUE = 1
 };
@@ -170,6 +171,13 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 65536);
 } gone SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SYSCALLS);
+	__type(key, u32);
+	__type(value, u8);
+} path_arguments SEC(".maps");
 
 /* bpf2go makes a Go type of it, which nothing else in the object's BTF would hold. */
 struct announcement *unused_announcement __attribute__((unused));

@@ -24,6 +24,7 @@ const (
 	FexitMapGone               = "gone"
 	FexitMapMarks              = "marks"
 	FexitMapPages              = "pages"
+	FexitMapPathArguments      = "path_arguments"
 	FexitMapRing               = "ring"
 	FexitMapRoles              = "roles"
 	FexitMapSamples            = "samples"
@@ -110,25 +111,26 @@ type FexitProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitMapSpecs struct {
-	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
-	FreeKept    *ebpf.MapSpec `ebpf:"free_kept"`
-	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
-	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
-	Functions   *ebpf.MapSpec `ebpf:"functions"`
-	Gone        *ebpf.MapSpec `ebpf:"gone"`
-	Marks       *ebpf.MapSpec `ebpf:"marks"`
-	Pages       *ebpf.MapSpec `ebpf:"pages"`
-	Ring        *ebpf.MapSpec `ebpf:"ring"`
-	Roles       *ebpf.MapSpec `ebpf:"roles"`
-	Samples     *ebpf.MapSpec `ebpf:"samples"`
-	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
-	Shares      *ebpf.MapSpec `ebpf:"shares"`
-	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
-	Sites       *ebpf.MapSpec `ebpf:"sites"`
-	Spilled     *ebpf.MapSpec `ebpf:"spilled"`
-	Taught      *ebpf.MapSpec `ebpf:"taught"`
-	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
-	Whos        *ebpf.MapSpec `ebpf:"whos"`
+	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
+	FreeKept      *ebpf.MapSpec `ebpf:"free_kept"`
+	FreeSites     *ebpf.MapSpec `ebpf:"free_sites"`
+	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
+	Functions     *ebpf.MapSpec `ebpf:"functions"`
+	Gone          *ebpf.MapSpec `ebpf:"gone"`
+	Marks         *ebpf.MapSpec `ebpf:"marks"`
+	Pages         *ebpf.MapSpec `ebpf:"pages"`
+	PathArguments *ebpf.MapSpec `ebpf:"path_arguments"`
+	Ring          *ebpf.MapSpec `ebpf:"ring"`
+	Roles         *ebpf.MapSpec `ebpf:"roles"`
+	Samples       *ebpf.MapSpec `ebpf:"samples"`
+	Scratches     *ebpf.MapSpec `ebpf:"scratches"`
+	Shares        *ebpf.MapSpec `ebpf:"shares"`
+	SiteRecords   *ebpf.MapSpec `ebpf:"site_records"`
+	Sites         *ebpf.MapSpec `ebpf:"sites"`
+	Spilled       *ebpf.MapSpec `ebpf:"spilled"`
+	Taught        *ebpf.MapSpec `ebpf:"taught"`
+	WhoRecords    *ebpf.MapSpec `ebpf:"who_records"`
+	Whos          *ebpf.MapSpec `ebpf:"whos"`
 }
 
 // FexitVariableSpecs contains global variables before they are loaded into the kernel.
@@ -166,25 +168,26 @@ func (o *FexitObjects) Close() error {
 //
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitMaps struct {
-	Cgroups     *ebpf.Map `ebpf:"cgroups"`
-	FreeKept    *ebpf.Map `ebpf:"free_kept"`
-	FreeSites   *ebpf.Map `ebpf:"free_sites"`
-	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
-	Functions   *ebpf.Map `ebpf:"functions"`
-	Gone        *ebpf.Map `ebpf:"gone"`
-	Marks       *ebpf.Map `ebpf:"marks"`
-	Pages       *ebpf.Map `ebpf:"pages"`
-	Ring        *ebpf.Map `ebpf:"ring"`
-	Roles       *ebpf.Map `ebpf:"roles"`
-	Samples     *ebpf.Map `ebpf:"samples"`
-	Scratches   *ebpf.Map `ebpf:"scratches"`
-	Shares      *ebpf.Map `ebpf:"shares"`
-	SiteRecords *ebpf.Map `ebpf:"site_records"`
-	Sites       *ebpf.Map `ebpf:"sites"`
-	Spilled     *ebpf.Map `ebpf:"spilled"`
-	Taught      *ebpf.Map `ebpf:"taught"`
-	WhoRecords  *ebpf.Map `ebpf:"who_records"`
-	Whos        *ebpf.Map `ebpf:"whos"`
+	Cgroups       *ebpf.Map `ebpf:"cgroups"`
+	FreeKept      *ebpf.Map `ebpf:"free_kept"`
+	FreeSites     *ebpf.Map `ebpf:"free_sites"`
+	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
+	Functions     *ebpf.Map `ebpf:"functions"`
+	Gone          *ebpf.Map `ebpf:"gone"`
+	Marks         *ebpf.Map `ebpf:"marks"`
+	Pages         *ebpf.Map `ebpf:"pages"`
+	PathArguments *ebpf.Map `ebpf:"path_arguments"`
+	Ring          *ebpf.Map `ebpf:"ring"`
+	Roles         *ebpf.Map `ebpf:"roles"`
+	Samples       *ebpf.Map `ebpf:"samples"`
+	Scratches     *ebpf.Map `ebpf:"scratches"`
+	Shares        *ebpf.Map `ebpf:"shares"`
+	SiteRecords   *ebpf.Map `ebpf:"site_records"`
+	Sites         *ebpf.Map `ebpf:"sites"`
+	Spilled       *ebpf.Map `ebpf:"spilled"`
+	Taught        *ebpf.Map `ebpf:"taught"`
+	WhoRecords    *ebpf.Map `ebpf:"who_records"`
+	Whos          *ebpf.Map `ebpf:"whos"`
 }
 
 func (m *FexitMaps) Close() error {
@@ -197,6 +200,7 @@ func (m *FexitMaps) Close() error {
 		m.Gone,
 		m.Marks,
 		m.Pages,
+		m.PathArguments,
 		m.Ring,
 		m.Roles,
 		m.Samples,

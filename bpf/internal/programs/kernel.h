@@ -90,15 +90,32 @@ struct file {
 	struct path f_path;
 } __core;
 
+struct upid {
+	int nr;
+} __core;
+
+struct pid {
+	unsigned int level; /* how many PID namespaces it is in, less one */
+	struct upid numbers[1];
+} __core;
+
+struct thread_info {
+	unsigned long flags;
+	u32 status; /* amd64 */
+} __core;
+
 struct mm_struct {
 	struct file *exe_file;
 } __core;
 
 struct task_struct {
+	struct thread_info thread_info;
 	unsigned int flags;
 	void *stack;
 	int pid, tgid;
 	struct mm_struct *mm;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
 	struct css_set *cgroups;
 	const struct cred *real_cred;
 	unsigned long nvcsw, nivcsw; /* how often it gave up the CPU, and had to */
@@ -115,11 +132,17 @@ struct bpf_raw_tracepoint_args {
 /* struct pt_regs in words, as a program on a function's entry has it (uapi/asm/ptrace.h). */
 enum { REGS_R9 = 8, REGS_R8 = 9, REGS_DX = 12, REGS_SI = 13, REGS_SP = 19 };
 
+enum { TS_COMPAT = 0x0002 }; /* asm/thread_info.h */
+
 struct pt_regs___x86 {
-	unsigned long orig_ax;
+	unsigned long di, si, dx, r10, r8, orig_ax;
 } __core;
 #elif defined(__TARGET_ARCH_arm64)
+enum { TIF_32BIT = 22 }; /* asm/thread_info.h */
+
 struct pt_regs___arm64 {
+	u64 regs[31];
+	u64 orig_x0; /* which regs[0] is no more once there is a result */
 	int syscallno;
 } __core;
 #endif

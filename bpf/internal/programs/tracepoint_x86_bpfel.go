@@ -21,14 +21,18 @@ type TracepointAnnouncement struct {
 	Tgid    uint32
 	Tid     uint32
 	Uid     uint32
+	Euid    uint32
+	NsTgid  uint32
+	Compat  uint32
 	Site    uint32
 	Slot    uint32
 	What    uint16
 	Kind    uint8
 	Told    uint8
 	Fresh   uint32
+	Comm    [16]uint8
+	Path    [256]uint8
 	Name    [256]uint8
-	_       [4]byte
 }
 
 type TracepointCachePage struct {
@@ -188,6 +192,7 @@ const (
 	TracepointMapGone               = "gone"
 	TracepointMapMarks              = "marks"
 	TracepointMapPages              = "pages"
+	TracepointMapPathArguments      = "path_arguments"
 	TracepointMapRing               = "ring"
 	TracepointMapRoles              = "roles"
 	TracepointMapSamples            = "samples"
@@ -278,25 +283,26 @@ type TracepointProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracepointMapSpecs struct {
-	Cgroups     *ebpf.MapSpec `ebpf:"cgroups"`
-	FreeKept    *ebpf.MapSpec `ebpf:"free_kept"`
-	FreeSites   *ebpf.MapSpec `ebpf:"free_sites"`
-	FreeWhos    *ebpf.MapSpec `ebpf:"free_whos"`
-	Functions   *ebpf.MapSpec `ebpf:"functions"`
-	Gone        *ebpf.MapSpec `ebpf:"gone"`
-	Marks       *ebpf.MapSpec `ebpf:"marks"`
-	Pages       *ebpf.MapSpec `ebpf:"pages"`
-	Ring        *ebpf.MapSpec `ebpf:"ring"`
-	Roles       *ebpf.MapSpec `ebpf:"roles"`
-	Samples     *ebpf.MapSpec `ebpf:"samples"`
-	Scratches   *ebpf.MapSpec `ebpf:"scratches"`
-	Shares      *ebpf.MapSpec `ebpf:"shares"`
-	SiteRecords *ebpf.MapSpec `ebpf:"site_records"`
-	Sites       *ebpf.MapSpec `ebpf:"sites"`
-	Spilled     *ebpf.MapSpec `ebpf:"spilled"`
-	Taught      *ebpf.MapSpec `ebpf:"taught"`
-	WhoRecords  *ebpf.MapSpec `ebpf:"who_records"`
-	Whos        *ebpf.MapSpec `ebpf:"whos"`
+	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
+	FreeKept      *ebpf.MapSpec `ebpf:"free_kept"`
+	FreeSites     *ebpf.MapSpec `ebpf:"free_sites"`
+	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
+	Functions     *ebpf.MapSpec `ebpf:"functions"`
+	Gone          *ebpf.MapSpec `ebpf:"gone"`
+	Marks         *ebpf.MapSpec `ebpf:"marks"`
+	Pages         *ebpf.MapSpec `ebpf:"pages"`
+	PathArguments *ebpf.MapSpec `ebpf:"path_arguments"`
+	Ring          *ebpf.MapSpec `ebpf:"ring"`
+	Roles         *ebpf.MapSpec `ebpf:"roles"`
+	Samples       *ebpf.MapSpec `ebpf:"samples"`
+	Scratches     *ebpf.MapSpec `ebpf:"scratches"`
+	Shares        *ebpf.MapSpec `ebpf:"shares"`
+	SiteRecords   *ebpf.MapSpec `ebpf:"site_records"`
+	Sites         *ebpf.MapSpec `ebpf:"sites"`
+	Spilled       *ebpf.MapSpec `ebpf:"spilled"`
+	Taught        *ebpf.MapSpec `ebpf:"taught"`
+	WhoRecords    *ebpf.MapSpec `ebpf:"who_records"`
+	Whos          *ebpf.MapSpec `ebpf:"whos"`
 }
 
 // TracepointVariableSpecs contains global variables before they are loaded into the kernel.
@@ -334,25 +340,26 @@ func (o *TracepointObjects) Close() error {
 //
 // It can be passed to LoadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracepointMaps struct {
-	Cgroups     *ebpf.Map `ebpf:"cgroups"`
-	FreeKept    *ebpf.Map `ebpf:"free_kept"`
-	FreeSites   *ebpf.Map `ebpf:"free_sites"`
-	FreeWhos    *ebpf.Map `ebpf:"free_whos"`
-	Functions   *ebpf.Map `ebpf:"functions"`
-	Gone        *ebpf.Map `ebpf:"gone"`
-	Marks       *ebpf.Map `ebpf:"marks"`
-	Pages       *ebpf.Map `ebpf:"pages"`
-	Ring        *ebpf.Map `ebpf:"ring"`
-	Roles       *ebpf.Map `ebpf:"roles"`
-	Samples     *ebpf.Map `ebpf:"samples"`
-	Scratches   *ebpf.Map `ebpf:"scratches"`
-	Shares      *ebpf.Map `ebpf:"shares"`
-	SiteRecords *ebpf.Map `ebpf:"site_records"`
-	Sites       *ebpf.Map `ebpf:"sites"`
-	Spilled     *ebpf.Map `ebpf:"spilled"`
-	Taught      *ebpf.Map `ebpf:"taught"`
-	WhoRecords  *ebpf.Map `ebpf:"who_records"`
-	Whos        *ebpf.Map `ebpf:"whos"`
+	Cgroups       *ebpf.Map `ebpf:"cgroups"`
+	FreeKept      *ebpf.Map `ebpf:"free_kept"`
+	FreeSites     *ebpf.Map `ebpf:"free_sites"`
+	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
+	Functions     *ebpf.Map `ebpf:"functions"`
+	Gone          *ebpf.Map `ebpf:"gone"`
+	Marks         *ebpf.Map `ebpf:"marks"`
+	Pages         *ebpf.Map `ebpf:"pages"`
+	PathArguments *ebpf.Map `ebpf:"path_arguments"`
+	Ring          *ebpf.Map `ebpf:"ring"`
+	Roles         *ebpf.Map `ebpf:"roles"`
+	Samples       *ebpf.Map `ebpf:"samples"`
+	Scratches     *ebpf.Map `ebpf:"scratches"`
+	Shares        *ebpf.Map `ebpf:"shares"`
+	SiteRecords   *ebpf.Map `ebpf:"site_records"`
+	Sites         *ebpf.Map `ebpf:"sites"`
+	Spilled       *ebpf.Map `ebpf:"spilled"`
+	Taught        *ebpf.Map `ebpf:"taught"`
+	WhoRecords    *ebpf.Map `ebpf:"who_records"`
+	Whos          *ebpf.Map `ebpf:"whos"`
 }
 
 func (m *TracepointMaps) Close() error {
@@ -365,6 +372,7 @@ func (m *TracepointMaps) Close() error {
 		m.Gone,
 		m.Marks,
 		m.Pages,
+		m.PathArguments,
 		m.Ring,
 		m.Roles,
 		m.Samples,

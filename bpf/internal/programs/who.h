@@ -2,6 +2,7 @@
 /* Which workload and process asked: the key, its slot, its names, and what is announced of it. */
 #pragma once
 
+#include "call.h"
 #include "share.h"
 
 #define CAST_TO(type, from) ((type *)bpf_rdonly_cast((void *)(from), __builtin_btf_type_id(*(type *)0, BPF_TYPE_ID_TARGET)))
@@ -257,7 +258,6 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 	struct task_struct *task = current_task();
 	struct stat_values *st = my_stats(bank);
 	struct scratch *s = my_scratch(bank & 1);
-	const struct cred *cred = NULL;
 	struct css_set *set = NULL;
 	struct announcement *a;
 	u32 window = settings.window;
@@ -295,24 +295,8 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 		size = sizeof(*a) + __builtin_offsetof(struct cgroup_record, names) + len;
 	}
 	a->time = bpf_ktime_get_boot_ns();
-	a->syscall = -1;
-	if (has_pt_regs) {
-#if defined(__TARGET_ARCH_x86)
-		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
-		READ(a->syscall, regs->orig_ax);
-#elif defined(__TARGET_ARCH_arm64)
-		struct pt_regs___arm64 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-		s32 number = -1;
-
-		READ(number, regs->syscallno);
-		a->syscall = number;
-#endif
-	}
-	READ(a->tgid, task->tgid);
-	READ(a->tid, task->pid);
-	READ(cred, task->real_cred);
-	READ(a->uid, cred->uid.val);
+	call_made(bank);
+	process_made(a, task);
 	a->site = site;
 	a->slot = slot;
 	a->what = what & WHAT_WHO;

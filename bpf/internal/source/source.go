@@ -46,7 +46,7 @@ type Features struct {
 	kernel *btf.Spec
 	cast   bool // the kfunc bpf_rdonly_cast
 	Names  bool // of kernel functions: the helper bpf_snprintf
-	ptRegs bool // the helper bpf_task_pt_regs
+	PtRegs bool // of the current task: the helper bpf_task_pt_regs
 	rmdir  bool // the tracepoint cgroup_rmdir
 	memcg  bool // map memory counts against the memory cgroup, and not against RLIMIT_MEMLOCK (5.11)
 }
@@ -71,7 +71,7 @@ func Probe() (*Features, error) {
 	}
 	f.memcg = slices.ContainsFunc(bpfMap.Members, func(m btf.Member) bool { return m.Name == "memcg" || m.Name == "objcg" })
 	f.Names = has("BPF_FUNC_snprintf")
-	f.ptRegs = has("BPF_FUNC_task_pt_regs")
+	f.PtRegs = has("BPF_FUNC_task_pt_regs")
 	return f, nil
 }
 
@@ -355,7 +355,7 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 	}
 	for name, value := range map[string]any{
 		"has_snprintf": number(f.Names),
-		"has_pt_regs":  number(f.ptRegs),
+		"has_pt_regs":  number(f.PtRegs),
 		"denial_burst": opts.DenialBurst,
 		"name_mask":    opts.NameMask,
 		"slots":        [2]uint32{uint32(opts.SeriesLimit - opts.SeriesKept), uint32(opts.SeriesKept)},

@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -89,10 +90,14 @@ func (l *Log) Announce(n bpf.Announcement) {
 		slog.String("scope", collectors.Scope(n.UserNS)),
 		slog.String("workload", workload),
 		slog.String("process", process),
+		slog.String("comm", collectors.Visible(n.Comm)),
 		slog.Uint64("tgid", uint64(n.TGID)),
 		slog.Uint64("tid", uint64(n.TID)),
+		slog.Uint64("ns_tgid", uint64(n.NSTGID)),
 		slog.Uint64("uid", uint64(n.UID)),
-		slog.Int64("syscall", n.Syscall),
+		slog.Uint64("euid", uint64(n.EUID)),
+		slog.String("syscall", syscallOf(n)),
+		slog.String("path", collectors.Visible(n.Path)),
 		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
 		slog.Bool("borrowed", n.Borrowed),
 		slog.Bool("overflow", n.Overflow),
@@ -116,6 +121,18 @@ func lineOf(n bpf.Announcement) (level slog.Level, message string) {
 	default:
 		return slog.LevelDebug, "Capability asked for by a new process or workload"
 	}
+}
+
+// syscallOf names the system call: by its number where it has no name here,
+// as a 32-bit program's, and not at all where there was none.
+func syscallOf(n bpf.Announcement) string {
+	switch {
+	case n.SyscallName != "":
+		return n.SyscallName
+	case n.Syscall < 0:
+		return ""
+	}
+	return strconv.FormatInt(n.Syscall, 10)
 }
 
 func kindOf(n bpf.Announcement) kind {

@@ -82,17 +82,17 @@ func TestAnnouncementFields(t *testing.T) {
 			Check:   bpf.Check{Capability: uint8(cap.NET_RAW), Denied: true, UserNS: true},
 			Cgroup:  bpf.Cgroup{ID: 7, Path: "/system.slice/ping.service"},
 			Process: bpf.Process{Name: "ping"},
-			TGID:    100, TID: 101, UID: 65534, Syscall: 41, Symbol: "packet_create [af_packet]",
+			TGID:    100, TID: 101, UID: 65534, EUID: 1000, Comm: "ping: a", NSTGID: 7, Syscall: 41, SyscallName: "socket", Symbol: "packet_create [af_packet]",
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_NET_RAW result=denied scope=userns ` +
-			`workload=/system.slice/ping.service process=ping tgid=100 tid=101 uid=65534 syscall=41 call_site=packet_create borrowed=false overflow=false`},
+			`workload=/system.slice/ping.service process=ping comm="ping: a" tgid=100 tid=101 ns_tgid=7 uid=65534 euid=1000 syscall=socket path="" call_site=packet_create borrowed=false overflow=false`},
 		{bpf.Announcement{
 			New:     true,
 			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN)},
 			Cgroup:  bpf.Cgroup{ID: 8, Path: "/"},
 			Process: bpf.Process{Name: "mount"},
-			TGID:    4194303, TID: 4194302, UID: 4294967294, Syscall: -1, Borrowed: true,
+			TGID:    4194303, TID: 4194302, UID: 4294967294, Syscall: -1, Path: "/mnt/a\nb", Borrowed: true,
 		}, `level=WARN source=announce.go msg="CAP_SYS_ADMIN asked for by a new process or workload" capability=CAP_SYS_ADMIN result=granted scope=host ` +
-			`workload=/ process=mount tgid=4194303 tid=4194302 uid=4294967294 syscall=-1 call_site=_unknown borrowed=true overflow=false`},
+			`workload=/ process=mount comm="" tgid=4194303 tid=4194302 ns_tgid=0 uid=4294967294 euid=0 syscall="" path=/mnt/a\u000ab call_site=_unknown borrowed=true overflow=false`},
 		{bpf.Announcement{
 			Overflow: true,
 			Check:    bpf.Check{Capability: 63, Denied: true},
@@ -100,7 +100,7 @@ func TestAnnouncementFields(t *testing.T) {
 			Process:  bpf.Process{Name: "a"},
 			Syscall:  400,
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_63 result=denied scope=host ` +
-			`workload=/a process=a tgid=0 tid=0 uid=0 syscall=400 call_site=_unknown borrowed=false overflow=true`},
+			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown borrowed=false overflow=true`},
 	} {
 		got := logged(t, "info", "logfmt", test.announcement)
 		// The time stands first, and the line of the source file is not of interest.
@@ -120,6 +120,8 @@ func TestHostileNamesDoNotBreakALogLine(t *testing.T) {
 		Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN)},
 		Cgroup:  bpf.Cgroup{Path: "/" + hostile},
 		Process: bpf.Process{Name: hostile},
+		Comm:    hostile,
+		Path:    hostile,
 		Symbol:  hostile,
 	}
 	for _, format := range promslog.FormatFlagOptions {

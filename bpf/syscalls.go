@@ -1,0 +1,67 @@
+package bpf
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
+
+	"capability_exporter/bpf/internal/programs"
+)
+
+// pathArguments says which argument of a system call, from 0, is the path that a check in it is most likely about: of two, the one
+// that is made or changed.
+func pathArguments() map[string]uint8 {
+	paths := map[string]uint8{}
+	for argument, calls := range [][]string{
+		{
+			"access", "acct", "chdir", "chmod", "chown", "chroot", "creat", "execve", "getxattr", "lchown", "lgetxattr", "listxattr",
+			"llistxattr", "lremovexattr", "lsetxattr", "lstat", "mkdir", "mknod", "open", "pivot_root", "readlink", "removexattr",
+			"rmdir", "setxattr", "stat", "statfs", "swapoff", "swapon", "truncate", "umount2", "unlink", "utime", "utimes",
+		},
+		{
+			"execveat", "faccessat", "faccessat2", "fchmodat", "fchmodat2", "fchownat", "fspick", "futimesat", "getxattrat",
+			"inotify_add_watch", "link", "listxattrat", "mkdirat", "mknodat", "mount", "mount_setattr", "name_to_handle_at", "newfstatat",
+			"open_tree", "openat", "openat2", "quotactl", "readlinkat", "removexattrat", "rename", "setxattrat", "statx", "symlink",
+			"unlinkat", "utimensat",
+		},
+		{"symlinkat"},
+		{"linkat", "move_mount", "renameat", "renameat2"},
+		{"fanotify_mark"},
+	} {
+		for _, call := range calls {
+			paths[call] = uint8(argument) + 1
+		}
+	}
+	for _, call := range []string{"bind", "connect"} {
+		paths[call] = 1 + 1 | programs.PathInSockaddr
+	}
+	return paths
+}
+
+// fillPathArguments tells the kernel side, by this machine's numbers.
+func fillPathArguments(table *ebpf.Map) error {
+	calls, err := arch.GetInfo("")
+	if err != nil {
+		return fmt.Errorf("find the system calls' numbers: %w", err)
+	}
+	for name, argument := range pathArguments() {
+		number, known := calls.SyscallNames[name]
+		if !known { // arm64 has only the newer ones
+			continue
+		}
+		if err := table.Put(uint32(number), argument); err != nil {
+			return fmt.Errorf("fill the table of system calls: %w", err)
+		}
+	}
+	return nil
+}
+
+// syscallName names a system call of this machine: "" where there is none, or none is known.
+func syscallName(number int64) string {
+	calls, err := arch.GetInfo("")
+	if err != nil {
+		return ""
+	}
+	return calls.SyscallNumbers[int(number)]
+}
