@@ -294,7 +294,7 @@ func TestClientsThatDoNotReadHoldUpNobody(t *testing.T) {
 		defer w.Stop()
 		for range 20 {
 			conn := listener.dial()
-			defer conn.Close()
+			t.Cleanup(func() { conn.Close() })
 			send(t, conn, scrapeRequest)
 			synctest.Wait()
 		}
