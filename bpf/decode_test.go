@@ -90,7 +90,7 @@ func errOf[T any](_ T, err error) error { return err }
 func TestGivenPath(t *testing.T) {
 	for raw, want := range map[string]string{
 		"/a/b\x00rest":  "/a/b",
-		"\x00\x00rest":   "",
+		"\x00\x00rest":  "",
 		"\x00name\x00x": "@name",
 	} {
 		if got := givenPath([]byte(raw)); got != want {

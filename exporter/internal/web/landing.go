@@ -105,18 +105,18 @@ func (l *landing) current(now time.Time) ([]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	attached := l.state.attached.Load()
-	var version uint64
+	var number uint64
 	if attached != nil {
-		version = attached.recent.version()
+		number = attached.recent.version()
 	}
-	if last := l.last; last.page != nil && last.of == attached && last.version == version && now.Sub(last.at) < recentInterval {
+	if last := l.last; last.page != nil && last.of == attached && last.version == number && now.Sub(last.at) < recentInterval {
 		return last.page, nil
 	}
 	page, err := l.render(now, attached)
 	if err != nil {
 		return nil, err
 	}
-	l.last = rendered{page, attached, version, now}
+	l.last = rendered{page, attached, number, now}
 	return page, nil
 }
 

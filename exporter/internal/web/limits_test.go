@@ -294,7 +294,7 @@ func TestClientsThatDoNotReadHoldUpNobody(t *testing.T) {
 		defer w.Stop()
 		for range 20 {
 			conn := listener.dial()
-			defer conn.Close()
+			t.Cleanup(func() { conn.Close() })
 			send(t, conn, scrapeRequest)
 			synctest.Wait()
 		}
@@ -311,8 +311,12 @@ func TestClientsThatDoNotReadHoldUpNobody(t *testing.T) {
 // What they are kept is bounded, and it is not the one that reads who pays for it.
 func TestWhatIsKeptForThoseWhoDoNotReadIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		state := attachedState()
-		w, listener := inMemory(t, newTestHandler(t, state, page(10<<20), io.Discard)) // compressed to 6 MB: noise in hexadecimal digits
+		state := &State{}
+		answer := bytes.Repeat([]byte{'x'}, 6<<20)
+		w, listener := inMemory(t, newScrapes(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Encoding", "gzip") // so that it is kept as it is
+			_, _ = w.Write(answer)
+		}), &state.limits))
 		defer w.Stop()
 		const fit = 5
 		var silent []net.Conn
@@ -336,7 +340,7 @@ func TestWhatIsKeptForThoseWhoDoNotReadIsBounded(t *testing.T) {
 		for range 20 { // what was kept has gone with them
 			conn := listener.dial()
 			send(t, conn, "GET /m HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-			if said, _ := untilClosed(t, conn); !strings.HasSuffix(said, "\npage 0\n") {
+			if said, _ := untilClosed(t, conn); len(said) < len(answer) {
 				t.Error("an answer that is read is not whole")
 			}
 		}

@@ -106,7 +106,7 @@ func (a *answer) WriteHeader(status int) {
 		packer, ok := a.packers.Get().(*gzip.Writer)
 		if !ok {
 			// The error is of another level than there are.
-			packer, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) //nolint:errcheck // see above
+			packer, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed)
 		}
 		packer.Reset(&a.body)
 		a.packer, a.packed = packer, true
