@@ -11,29 +11,32 @@ import (
 // exporter's own ("_other", "[kernel]"): those start with a bracket or an
 // underscore, and a name that does so gets a backslash before it.
 //
-// Control characters, quotes and marks that turn the writing direction are
-// valid in a label value and stay; whoever shows a name escapes them for the
-// place where it is shown.
+// Nothing in it breaks a line, moves a cursor, turns the writing direction or is
+// not seen: an alert's text, a terminal and a chat show what Prometheus holds.
+// Quotes stay; whoever shows a name escapes those for the place where it is shown.
 func escapeName(name string) string {
-	escaped := escapeBytes(name)
+	escaped := Escape(name)
 	if strings.HasPrefix(name, "[") || strings.HasPrefix(name, "_") {
 		return `\` + escaped
 	}
 	return escaped
 }
 
-// escapeBytes writes a backslash as \\ and each byte that is not part of valid
-// UTF-8 as \xNN, in lower case. Names that have neither are returned as they are.
-func escapeBytes(name string) string {
-	if utf8.ValidString(name) && !strings.Contains(name, `\`) {
+// Escape writes a backslash as \\, and as \xNN, in lower case, each byte that is
+// not part of valid UTF-8, or is of a character that people do not see for what
+// it is. Names that have none of these are returned as they are.
+func Escape(name string) string {
+	if utf8.ValidString(name) && strings.IndexFunc(name, func(r rune) bool { return r == '\\' || unseen(r) }) < 0 {
 		return name
 	}
 	var b strings.Builder
 	for len(name) > 0 {
 		r, size := utf8.DecodeRuneInString(name)
 		switch {
-		case r == utf8.RuneError && size == 1: // U+FFFD itself has three bytes
-			fmt.Fprintf(&b, `\x%02x`, name[0])
+		case r == utf8.RuneError && size == 1, unseen(r): // U+FFFD itself has three bytes, and is seen
+			for _, c := range []byte(name[:size]) {
+				fmt.Fprintf(&b, `\x%02x`, c)
+			}
 		case r == '\\':
 			b.WriteString(`\\`)
 		default:

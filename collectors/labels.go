@@ -96,14 +96,13 @@ func Workload(c bpf.Cgroup) string {
 	if c.Path != "" && !c.Truncated {
 		return escapeName(c.Path)
 	}
-	return fmt.Sprintf("[cgroup:%d]%s", c.ID, escapeBytes(c.Path))
+	return fmt.Sprintf("[cgroup:%d]%s", c.ID, Escape(c.Path))
 }
 
-// VisibleWho returns the workload and the process as the metrics name them,
-// made visible.
+// VisibleWho returns the workload and the process as the metrics name them.
 func VisibleWho(cgroup bpf.Cgroup, process bpf.Process, overflow bool) (string, string) {
 	if overflow {
 		return Other, Other
 	}
-	return Visible(Workload(cgroup)), Visible(Process(process))
+	return Workload(cgroup), Process(process)
 }

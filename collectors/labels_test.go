@@ -58,7 +58,8 @@ func TestProcess(t *testing.T) {
 		{Name: "\xc0\xaf"}:                          `\xc0\xaf`,         // an overlong slash
 		{Name: "\xf4\x90\x80\x80"}:                  `\xf4\x90\x80\x80`, // beyond U+10FFFF
 		{Name: "\xe2\x82"}:                          `\xe2\x82`,         // a euro sign cut short
-		{Name: "\x01\n\r\x1b\x7f\u202e\u0085\"{}="}: "\x01\n\r\x1b\x7f\u202e\u0085\"{}=",
+		{Name: "\x01\n\r\x1b\x7f\u202e\u0085\"{}="}: `\x01\x0a\x0d\x1b\x7f\xe2\x80\xae\xc2\x85"{}=`,
+		{Name: "a\u200bb\u00a0c\ufe0f"}:             `a\xe2\x80\x8bb\xc2\xa0c\xef\xb8\x8f`,
 		{Name: "memfd:\xff"}:                        `memfd:\xff`,
 	}
 	for process, want := range tests {
@@ -82,7 +83,7 @@ func TestWorkload(t *testing.T) {
 		{ID: 9, Path: "/a", Truncated: true}:                  "[cgroup:9]/a",
 		{ID: 9, Path: "ope/a\xff", Truncated: true}:           `[cgroup:9]ope/a\xff`,
 		{ID: 1<<64 - 1, Path: "]/", Truncated: true}:          "[cgroup:18446744073709551615]]/",
-		{ID: 9, Path: "/kubepods/pod\n1/c", Truncated: false}: "/kubepods/pod\n1/c",
+		{ID: 9, Path: "/kubepods/pod\n1/c", Truncated: false}: `/kubepods/pod\x0a1/c`,
 	}
 	for cgroup, want := range tests {
 		if got := Workload(cgroup); got != want {

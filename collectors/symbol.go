@@ -31,7 +31,7 @@ func CallSite(symbol string, overflow bool) string {
 	if name == Other || name == Unknown {
 		return `\` + name
 	}
-	return escapeBytes(name)
+	return Escape(name)
 }
 
 // systemCall turns the names that SYSCALL_DEFINE and COMPAT_SYSCALL_DEFINE

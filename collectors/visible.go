@@ -6,11 +6,9 @@ import (
 	"unicode"
 )
 
-// Visible returns a label value of this package so that people see all that is
-// in it: what would show as nothing, break a line or turn the writing direction
-// is written \uNNNN (\UNNNNNNNN above U+FFFF). In a label value a backslash
-// always begins an escape, one of the name's own being doubled, so no name can
-// look like another that was escaped.
+// Visible returns text that is no name, such as an error's, so that people see
+// all that is in it: what would show as nothing, break a line or turn the writing
+// direction is written \uNNNN (\UNNNNNNNN above U+FFFF).
 func Visible(label string) string {
 	if strings.IndexFunc(label, unseen) < 0 {
 		return label

@@ -30,9 +30,9 @@ func TestVisible(t *testing.T) {
 }
 
 // An escape written out in a name must not look like one of ours.
-func TestVisibleIsUnambiguous(t *testing.T) {
-	real := Visible(Process(bpf.Process{Name: "a\nb"}))
-	spelled := Visible(Process(bpf.Process{Name: `a\u000ab`}))
+func TestEscapeIsUnambiguous(t *testing.T) {
+	real := Process(bpf.Process{Name: "a\nb"})
+	spelled := Process(bpf.Process{Name: `a\x0ab`})
 	if real == spelled {
 		t.Errorf("a line break and its escape both show as %q", real)
 	}
@@ -42,7 +42,7 @@ func TestVisibleWho(t *testing.T) {
 	for _, test := range []struct {
 		overflow          bool
 		workload, process string
-	}{{false, `/a\u202eb`, `c\u000ad`}, {true, "_other", "_other"}} {
+	}{{false, `/a\xe2\x80\xaeb`, `c\x0ad`}, {true, "_other", "_other"}} {
 		workload, process := VisibleWho(bpf.Cgroup{Path: "/a\u202eb"}, bpf.Process{Name: "c\nd"}, test.overflow)
 		if workload != test.workload || process != test.process {
 			t.Errorf("%q and %q, want %q and %q", workload, process, test.workload, test.process)

@@ -92,7 +92,7 @@ func TestAnnouncementFields(t *testing.T) {
 			Process: bpf.Process{Name: "mount"},
 			TGID:    4194303, TID: 4194302, UID: 4294967294, Syscall: -1, Path: "/mnt/a\nb", Borrowed: true,
 		}, `level=WARN source=announce.go msg="CAP_SYS_ADMIN asked for by a new process or workload" capability=CAP_SYS_ADMIN result=granted scope=host ` +
-			`workload=/ process=mount comm="" tgid=4194303 tid=4194302 ns_tgid=0 uid=4294967294 euid=0 syscall="" path=/mnt/a\u000ab call_site=_unknown borrowed=true overflow=false`},
+			`workload=/ process=mount comm="" tgid=4194303 tid=4194302 ns_tgid=0 uid=4294967294 euid=0 syscall="" path=/mnt/a\x0ab call_site=_unknown borrowed=true overflow=false`},
 		{bpf.Announcement{
 			Overflow: true,
 			Check:    bpf.Check{Capability: 63, Denied: true},
@@ -143,7 +143,7 @@ func TestHostileNamesDoNotBreakALogLine(t *testing.T) {
 			if err := json.Unmarshal([]byte(line), &fields); err != nil {
 				t.Fatal(err)
 			}
-			const want = `a\u000alevel=WARN msg="forged"\u001b[31m\u000d\u0000\u202e\u2028\xff\xfe","x":1}`
+			const want = `a\x0alevel=WARN msg="forged"\x1b[31m\x0d\x00\xe2\x80\xae\xe2\x80\xa8\xff\xfe","x":1}`
 			if fields["process"] != want {
 				t.Errorf("process = %q, want %q", fields["process"], want)
 			}

@@ -222,7 +222,7 @@ func TestRecentCallSites(t *testing.T) {
 	w.CallSites = []string{"z\u202e", "chown_common.isra.0", "chown_common", "__x64_sys_chown"}
 	r := &Recent{}
 	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
-	if got, want := r.view(time.Now()).Rows[0].CallSites, []string{"chown_common", "sys_chown", `z\u202e`}; !slices.Equal(got, want) {
+	if got, want := r.view(time.Now()).Rows[0].CallSites, []string{"chown_common", "sys_chown", `z\xe2\x80\xae`}; !slices.Equal(got, want) {
 		t.Errorf("call sites %q, want %q", got, want)
 	}
 }
