@@ -17,10 +17,6 @@ import (
 	"capability_exporter/collectors"
 )
 
-// maxRows is how many rows the page shows. More would be too many to read,
-// and a page of thousands is slow to show every few seconds.
-const maxRows = 200
-
 //go:embed landing.gohtml
 var landingHTML string
 
@@ -133,9 +129,7 @@ func (l *landing) render(now time.Time, attached *attachment) ([]byte, error) {
 		data.Attached = true
 		data.Info = attached.info
 		data.recentView = attached.recent.view(now)
-		if cut := len(data.Rows) - maxRows; cut > 0 {
-			data.Rows, data.More = data.Rows[:maxRows], cut
-		}
+		data.Rows, data.More = shown(data.Rows)
 	}
 	var page bytes.Buffer
 	if err := l.page.Execute(&page, data); err != nil {

@@ -258,8 +258,8 @@ func TestLandingRows(t *testing.T) {
 	const head = `<td data-h="Capability"><span class="cap">`
 	const who = `<td data-h="Workload"><bdi>/a</bdi></td><td data-h="Process"><bdi>`
 	const counts = `</td><td data-h="Granted" class="n">%d</td><td data-h="Denied" class="n">%d</td></tr>`
-	want := `<tr class="denied">` + head + `CAP_NET_RAW</span></td>` + who + `ping</bdi></td><td data-h="Call sites"><code>inet_create</code> <code>packet_create</code> ` + fmt.Sprintf(counts, 3, 2) +
-		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span></td>` + who + `mount</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 4, 0) +
+	want := `<tr class="admin">` + head + `CAP_SYS_ADMIN</span></td>` + who + `mount</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 4, 0) +
+		`<tr class="denied">` + head + `CAP_NET_RAW</span></td>` + who + `ping</bdi></td><td data-h="Call sites"><code>inet_create</code> <code>packet_create</code> ` + fmt.Sprintf(counts, 3, 2) +
 		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span> <span class="tag">in a user namespace</span></td>` + who + `unshare</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 1, 0) +
 		`<tr>` + head + `CAP_CHOWN</span></td>` + who + `chown</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 5, 0)
 	if got := strings.ReplaceAll(body, "\n", ""); got != want {
@@ -284,7 +284,7 @@ func TestLandingCutsRows(t *testing.T) {
 	if !strings.Contains(page, ">9 more rows are not shown") {
 		t.Error("the page does not say how many rows are missing")
 	}
-	if len(p.names) < 4 || p.names[1] != "denied" || p.names[3] != "admin" {
+	if len(p.names) < 4 || p.names[1] != "admin" || p.names[3] != "denied" {
 		t.Errorf("the first rows are %q", p.names[:4])
 	}
 }

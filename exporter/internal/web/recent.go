@@ -1,13 +1,10 @@
 package web
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"sync"
 	"time"
-
-	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
@@ -277,31 +274,3 @@ func (r *Recent) view(now time.Time) recentView {
 	slices.SortFunc(rows, compareRows)
 	return recentView{Rows: rows, Snapshot: r.snapshot, Err: r.err}
 }
-
-// compareRows puts denials first, among equals CAP_SYS_ADMIN, then whoever
-// asked most often.
-func compareRows(a, b row) int {
-	return cmp.Or(
-		-compareBool(a.Denied > 0, b.Denied > 0),
-		-compareBool(a.SysAdmin(), b.SysAdmin()),
-		-cmp.Compare(a.Granted+a.Denied, b.Granted+b.Denied),
-		cmp.Compare(a.Capability, b.Capability),
-		cmp.Compare(a.Workload, b.Workload),
-		cmp.Compare(a.Process, b.Process),
-		compareBool(a.UserNS, b.UserNS),
-	)
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	default:
-		return 1
-	}
-}
-
-// SysAdmin reports whether the row is about CAP_SYS_ADMIN.
-func (a asker) SysAdmin() bool { return a.Capability == uint8(cap.SYS_ADMIN) }

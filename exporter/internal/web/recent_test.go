@@ -164,7 +164,7 @@ func TestRecentOrder(t *testing.T) {
 	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{
 		overflow, used(cap.CHOWN, "often", 1000), denied, used(cap.SYS_ADMIN, "admin", 1), deniedAdmin,
 	}}, nil)
-	wantCounted(t, r, "denied admin 0/1", "denied 0/1", "admin 1/0", "often 1000/0", "_other 2/0")
+	wantCounted(t, r, "admin 1/0", "denied admin 0/1", "denied 0/1", "often 1000/0", "_other 2/0")
 }
 
 // Rows that are equal otherwise have an order, too: a page that reloads must
