@@ -107,6 +107,11 @@ bench-scrape: ## Measure what a scrape costs, and the memory of many, on an idle
 	go test ./collectors -run '^TestScrapeCost$$' -scrape -count=1 -v
 	go test ./exporter -run '^TestMemory$$' -memory -count=1 -v
 
+.PHONY: attack
+attack: ## Do as an unprivileged user would who wants it blind, as root, and print what becomes of it
+	go test ./bpf -run '^TestShares$$' -attack.size 6000 -count=1 -v
+	go test ./exporter -run '^TestBinaryUnderAttack$$' -count=1 -v
+
 # Guests under emulation: other kernels, another architecture, and what the machine's own kernel may refuse (fexit, and somebody
 # else's fexit beside us). What is skipped there is a failure.
 .PHONY: test-vm

@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +20,10 @@ const (
 	helperDumpable = "dumpable"
 	// helperSeccomp executes its arguments with bpf(2) refused by a filter.
 	helperSeccomp = "seccomp"
+	// helperAsk asks for CAP_SYS_ADMIN once.
+	helperAsk = "ask"
+	// helperFlood does so under as many names as it is told.
+	helperFlood = "flood"
 )
 
 // runHelper returns the exit code.
@@ -33,11 +39,47 @@ func runHelper(role string, args []string) int {
 	case helperSeccomp:
 		os.Unsetenv(helperRole)
 		err = execWithoutBPF(args)
+	case helperAsk:
+		askSysAdmin()
+		return 0
+	case helperFlood:
+		if err = flood(args[0]); err == nil {
+			return 0
+		}
 	default:
 		err = fmt.Errorf("unknown role %q", role)
 	}
 	fmt.Fprintln(os.Stderr, err)
 	return 1
+}
+
+// askSysAdmin asks for it, and then fails: no name has such a length.
+func askSysAdmin() { _, _, _ = unix.RawSyscall(unix.SYS_SETHOSTNAME, 0, ^uintptr(0), 0) }
+
+// flood names its own executable anew each time it asks.
+func flood(count string) error {
+	runtime.LockOSThread()
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	name, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Dir(name)
+	for i := range n {
+		next := filepath.Join(dir, fmt.Sprint("flood-", i))
+		if err := os.Rename(name, next); err != nil {
+			return err
+		}
+		name = next
+		// Who gives up the CPU is asked for its name again.
+		pause := unix.Timespec{Nsec: 1}
+		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
+		askSysAdmin()
+	}
+	return nil
 }
 
 // execWithoutBPF returns only if it fails.
