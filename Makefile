@@ -107,6 +107,10 @@ bench-scrape: ## Measure what a scrape costs, and the memory of many, on an idle
 	go test ./collectors -run '^TestScrapeCost$$' -scrape -count=1 -v
 	go test ./exporter -run '^TestMemory$$' -memory -count=1 -v
 
+.PHONY: soak
+soak: ## Half an hour of checks, processes, cgroups, scrapes and views: what it holds then, and whether all was counted
+	go test ./exporter -run '^TestSoak$$' -soak 30m -count=1 -timeout 60m -v
+
 .PHONY: attack
 attack: ## Do as an unprivileged user would who wants it blind, as root, and print what becomes of it
 	go test ./bpf -run '^TestShares$$' -attack.size 6000 -count=1 -v

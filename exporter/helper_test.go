@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -24,6 +25,8 @@ const (
 	helperAsk = "ask"
 	// helperFlood does so under as many names as it is told.
 	helperFlood = "flood"
+	// helperAsks asks as often a second as it is told, until it is killed.
+	helperAsks = "asks"
 )
 
 // runHelper returns the exit code.
@@ -46,6 +49,8 @@ func runHelper(role string, args []string) int {
 		if err = flood(args[0]); err == nil {
 			return 0
 		}
+	case helperAsks:
+		err = askOnAndOn(args[0])
 	default:
 		err = fmt.Errorf("unknown role %q", role)
 	}
@@ -55,6 +60,20 @@ func runHelper(role string, args []string) int {
 
 // askSysAdmin asks for it, and then fails: no name has such a length.
 func askSysAdmin() { _, _, _ = unix.RawSyscall(unix.SYS_SETHOSTNAME, 0, ^uintptr(0), 0) }
+
+// askOnAndOn does not return unless it fails.
+func askOnAndOn(rate string) error {
+	perSecond, err := strconv.Atoi(rate)
+	if err != nil {
+		return err
+	}
+	for range time.Tick(10 * time.Millisecond) {
+		for range perSecond / 100 {
+			askSysAdmin()
+		}
+	}
+	return nil
+}
 
 // flood names its own executable anew each time it asks.
 func flood(count string) error {
