@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -14,8 +15,8 @@ import (
 const helperRole = "CAPABILITY_EXPORTER_TEST_ROLE"
 
 const (
-	// helperDumpable prints whether the process is dumpable, and exits.
-	helperDumpable = "dumpable"
+	// helperTrace attaches to the process of its argument, as a debugger does.
+	helperTrace = "trace"
 	// helperSeccomp executes its arguments with bpf(2) refused by a filter.
 	helperSeccomp = "seccomp"
 )
@@ -24,11 +25,13 @@ const (
 func runHelper(role string, args []string) int {
 	var err error
 	switch role {
-	case helperDumpable:
-		var dumpable int
-		if dumpable, err = unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err == nil {
-			fmt.Println(dumpable)
-			return 0
+	case helperTrace:
+		runtime.LockOSThread()
+		var pid int
+		if pid, err = strconv.Atoi(args[0]); err == nil {
+			if err = unix.PtraceAttach(pid); err == nil {
+				return 0 // which lets it go
+			}
 		}
 	case helperSeccomp:
 		os.Unsetenv(helperRole)

@@ -68,7 +68,7 @@ func Drop(to User) (Circumstances, error) {
 		return Circumstances{}, fmt.Errorf("giving up capabilities: %w", err)
 	}
 	// Last, for the kernel itself sets it where ids change.
-	if err := restoreDumpable(); err != nil {
+	if err := setDumpable("/proc/self/fd"); err != nil {
 		return Circumstances{}, err
 	}
 
@@ -124,25 +124,27 @@ func become(to User) error {
 	return nil
 }
 
-// restoreDumpable makes the process dumpable, which neither execve(2) of a file
-// with file capabilities nor a change of its user leaves it
-// (PR_SET_DUMPABLE(2const)). Without it
-// /proc/self belongs to root, and each scrape that lists /proc/self/fd would
-// itself ask for CAP_DAC_READ_SEARCH and be denied. It opens no door: a
-// process of the same user that lacks one of our capabilities can still
-// neither trace this one nor read its memory (cap_ptrace_access_check), and a
-// core dump holds nothing that the user could not read already.
-func restoreDumpable() error {
-	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+// setDumpable makes the process one that no other of its user can trace or read
+// the memory of, not even one that holds the same capabilities: what is not
+// dumpable belongs to root in /proc (PR_SET_DUMPABLE(2const)). Only where the
+// kernel does not tell how many file descriptors there are without their being
+// listed (it does since Linux 6.2, as the size of their folder), it is made
+// dumpable, which execve(2) of a file with capabilities and a change of the user
+// do not leave it: else each scrape that lists /proc/self/fd would itself ask
+// for CAP_DAC_READ_SEARCH and be denied. Who lacks one of our capabilities can
+// trace neither (cap_ptrace_access_check).
+func setDumpable(fds string) error {
+	folder, err := os.Stat(fds)
 	if err != nil {
-		return fmt.Errorf("reading whether the process is dumpable: %w", err)
+		return fmt.Errorf("cannot see the own file descriptors, is /proc mounted? %w", err)
 	}
-	if dumpable == 1 {
-		return nil
+	want := uintptr(0)
+	if folder.Size() == 0 {
+		want = 1
 	}
 	// It is a property of the memory, not of a thread: once is enough.
-	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("making the process dumpable: %w", err)
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, want, 0, 0, 0); err != nil {
+		return fmt.Errorf("setting whether the process is dumpable: %w", err)
 	}
 	return nil
 }
