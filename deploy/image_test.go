@@ -112,7 +112,7 @@ func TestDockerRun(t *testing.T) {
 	_, command, _ := strings.Cut(comment, "  docker run ")
 	command, _, _ = strings.Cut(strings.ReplaceAll(command, "\\\n", " "), "\n")
 	port := defaultPort(t)
-	want := []string{"-d", "--pid", "host", "--read-only", "--security-opt", "no-new-privileges", "--cap-drop", "ALL"}
+	want := []string{"-d", "--read-only", "--security-opt", "no-new-privileges", "--cap-drop", "ALL"}
 	_, pod := readManifest(t)
 	for _, name := range pod.Containers[0].SecurityContext.Capabilities.Add {
 		want = append(want, "--cap-add", name)

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -15,6 +17,7 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v2"
+	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
@@ -112,8 +115,8 @@ func TestManifest(t *testing.T) {
 
 	exporter := pod.Containers[0]
 	security := exporter.SecurityContext
-	if add := security.Capabilities.Add; !slices.Equal(add, []string{"BPF", "PERFMON"}) {
-		t.Errorf("it is given %q", add) // and would drop what is too much, but only after it was started with it
+	if add := security.Capabilities.Add; !slices.Equal(add, []string{"BPF", "PERFMON", "SETUID", "SETGID"}) {
+		t.Errorf("it is given %q", add) // it drops what is too much, but only after it was started with it
 	}
 	if security.RunAsUser == nil || *security.RunAsUser != 0 || security.RunAsGroup == nil || *security.RunAsGroup != 0 {
 		t.Error("another user than 0 keeps no capability, and one that is not named is the image's")
@@ -173,11 +176,17 @@ func TestManifestPrivileges(t *testing.T) {
 	for name, test := range map[string]struct {
 		change   func(*container)
 		fileCaps bool
+		args     string // one more
 		refused  string // in the exporter's message; empty: it runs
 	}{
 		"as written":           {change: func(*container) {}},
 		"no_new_privs not set": {change: func(c *container) { c.NoNewPrivs = false }},
-		"another user":         {change: func(c *container) { c.UID = 65534 }, refused: "another user than 0 gets none of the capabilities that are added"},
+		"stays root":           {change: func(c *container) { c.Bounding, c.Held = add[:2], add[:2] }, args: "--privileges.user=0"},
+		"without what leaves root": {
+			change:  func(c *container) { c.Bounding, c.Held = add[:2], add[:2] },
+			refused: "started as root, without CAP_SETGID and CAP_SETUID",
+		},
+		"another user": {change: func(c *container) { c.UID = 65534 }, refused: "another user than 0 gets none of the capabilities that are added"},
 		"another user, may gain privileges": {
 			change:  func(c *container) { c.UID, c.NoNewPrivs = 65534, false },
 			refused: "another user than 0 gets none of the capabilities that are added",
@@ -194,7 +203,10 @@ func TestManifestPrivileges(t *testing.T) {
 			change: func(c *container) { c.UID = 65534 }, fileCaps: true,
 		},
 		"without CAP_PERFMON": {
-			change:  func(c *container) { c.Bounding, c.Held = add[:1], add[:1] },
+			change: func(c *container) {
+				c.Bounding = slices.DeleteFunc(slices.Clone(add), func(name string) bool { return name == "CAP_PERFMON" })
+				c.Held = c.Bounding
+			},
 			refused: "The bounding set lacks CAP_PERFMON",
 		},
 		"hostUsers: false": {
@@ -211,6 +223,10 @@ func TestManifestPrivileges(t *testing.T) {
 				path = withFileCapabilities(t, exporter)
 			}
 			c.Args = []string{path, "--web.listen-address=" + address}
+			id := 65534 // whom it becomes, and in the tests of other users it is that already
+			if test.args != "" {
+				c.Args, id = append(c.Args, test.args), 0
+			}
 			if c.InUserNS {
 				needsUserNamespaces(t)
 			}
@@ -221,7 +237,7 @@ func TestManifestPrivileges(t *testing.T) {
 				}
 				return
 			}
-			checkHeld(t, p, p.scrape(t, address))
+			checkHeld(t, p, p.scrape(t, address), id)
 			for _, probe := range []probe{pod.Containers[0].ReadinessProbe, pod.Containers[0].LivenessProbe} {
 				if _, err := get(t.Context(), "http://"+address+probe.HTTPGet.Path); err != nil {
 					t.Errorf("a probe fails: %v", err)
@@ -241,8 +257,8 @@ func needsUserNamespaces(t *testing.T) {
 }
 
 // checkHeld asks the kernel, and the exporter's own metric, for what the
-// process holds: exactly the two.
-func checkHeld(t *testing.T, p *process, metrics string) {
+// process holds: exactly the two, as an ordinary user in no group but its own.
+func checkHeld(t *testing.T, p *process, metrics string, id int) {
 	t.Helper()
 	want := []string{
 		`capability_exporter_capabilities_info{capability="CAP_BPF"} 1`,
@@ -258,16 +274,26 @@ func checkHeld(t *testing.T, p *process, metrics string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
+	if err != nil || len(threads) < 3 {
+		t.Fatalf("threads %q, %v", threads, err)
 	}
-	for _, want := range []string{
-		fmt.Sprintf("CapPrm:\t%016x\n", two), fmt.Sprintf("CapEff:\t%016x\n", two),
-		"CapInh:\t0000000000000000\n", "CapAmb:\t0000000000000000\n",
-	} {
-		if !bytes.Contains(status, []byte(want)) {
-			t.Errorf("no %q in\n%s", want, status)
+	for _, thread := range threads {
+		status, err := os.ReadFile(thread)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+			continue // it has ended
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{
+			fmt.Sprintf("Uid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", id), fmt.Sprintf("Gid:\t%[1]d\t%[1]d\t%[1]d\t%[1]d\n", id), "Groups:\t \n",
+			fmt.Sprintf("CapPrm:\t%016x\n", two), fmt.Sprintf("CapEff:\t%016x\n", two),
+			"CapInh:\t0000000000000000\n", "CapAmb:\t0000000000000000\n", "NoNewPrivs:\t1\n",
+		} {
+			if !bytes.Contains(status, []byte(want)) {
+				t.Errorf("no %q in\n%s", want, status)
+			}
 		}
 	}
 }

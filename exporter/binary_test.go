@@ -28,8 +28,10 @@ import (
 // privileges of several ways to start it.
 
 const (
-	nobody   = 65534
-	bothMask = exportertest.BothMask
+	nobody = 65534
+	// nobodysGroups are those that su(1) leaves it in.
+	nobodysGroups = "65534"
+	bothMask      = exportertest.BothMask
 )
 
 // asNobody starts a program without capabilities, by setpriv(1); options of
@@ -243,6 +245,15 @@ func (p *process) checkPrivileges(t *testing.T, want privilege.Status) {
 	}
 }
 
+// holding is the status of who holds both, in the groups given, as nobody.
+func holding(groups string, bounding uint64) privilege.Status {
+	ids := [4]uint32{nobody, nobody, nobody, nobody}
+	return privilege.Status{
+		UIDs: ids, GIDs: ids, Groups: groups,
+		Permitted: bothMask, Effective: bothMask, Bounding: bounding, NoNewPrivs: true,
+	}
+}
+
 // checkStop ends the process by a signal, which it must answer with exit status 0.
 func (p *process) checkStop(t *testing.T) {
 	t.Helper()
@@ -251,58 +262,156 @@ func (p *process) checkStop(t *testing.T) {
 	}
 }
 
-func ownBounding(t *testing.T) uint64 {
+func ownStatus(t *testing.T) privilege.Status {
 	t.Helper()
 	status, err := privilege.ReadStatus("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return status.Bounding
+	return status
 }
 
+// Root becomes an ordinary user, whatever its ids and groups were.
 func TestBinaryAsRoot(t *testing.T) {
-	program := copyOf(t, exporter(t))
-	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
-	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
-	p.checkStop(t)
+	for name, test := range map[string]struct {
+		by   []string // starts the program
+		args []string
+		want privilege.Status
+	}{
+		"root":        {want: holding("", 0)},
+		"in groups":   {by: []string{"setpriv", "--groups", "4,24", "--regid", "4", "--euid", "0", "--ruid", "7"}, want: holding("", 0)},
+		"by sudo":     {by: []string{"setpriv", "--ruid", "65534", "--rgid", "65534", "--keep-groups"}, want: holding("", 0)},
+		"as somebody": {args: []string{"--privileges.user=7:8"}, want: asUser(holding("", 0), 7, 8)},
+		"it stays":    {args: []string{"--privileges.user", "0"}, want: asUser(holding(ownStatus(t).Groups, 0), 0, 0)},
+		// As a container does it that is given what the DaemonSet's is.
+		"with what it needs alone": {
+			by:   []string{"setpriv", "--bounding-set", "-all,+bpf,+perfmon,+setuid,+setgid", "--no-new-privs"},
+			want: holding("", bothMask|1<<unix.CAP_SETUID|1<<unix.CAP_SETGID),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			program := copyOf(t, exporter(t))
+			p := startProcess(t, program, slices.Concat(test.by, []string{program, "--web.listen-address=127.0.0.1:0"}, test.args)...)
+			p.checkPrivileges(t, test.want)
+			if metrics := p.get(t, "/metrics").body; !strings.Contains(metrics, "\nprocess_open_fds ") {
+				t.Error("the metrics of its own process are missing")
+			}
+			p.checkStop(t)
+		})
+	}
+}
+
+func asUser(s privilege.Status, uid, gid uint32) privilege.Status {
+	s.UIDs, s.GIDs = [4]uint32{uid, uid, uid, uid}, [4]uint32{gid, gid, gid, gid}
+	return s
+}
+
+// No input is read as root: not even the file that holds arguments.
+func TestBinaryReadsNothingAsRoot(t *testing.T) {
+	arguments := filepath.Join(t.TempDir(), "arguments")
+	if err := os.WriteFile(arguments, []byte("--version\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := failed(t, command(exporter(t), "@"+arguments)); !strings.Contains(out, "permission denied") {
+		t.Errorf("read what root alone may read:\n%s", out)
+	}
+}
+
+// A key that root alone can read is a usual thing, and the exporter says what to do about it.
+func TestBinaryNamesTheWayToAKey(t *testing.T) {
+	dir := worldReadable(t)
+	key, config := filepath.Join(dir, "key"), filepath.Join(dir, "web.yml")
+	for file, mode := range map[string]os.FileMode{key: 0o640, config: 0o644} {
+		content := ""
+		if file == config {
+			content = "tls_server_config: {cert_file: web.yml, key_file: key}\n"
+		}
+		if err := os.WriteFile(file, []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	arg := "--web.config.file=" + config
+	for _, want := range []string{"key_file (" + key + ")", "it is read as uid 65534, gid 65534", "chgrp 65534 FILE", "--privileges.user=UID:GID"} {
+		if out := failed(t, command(exporter(t), arg)); !strings.Contains(out, want) {
+			t.Errorf("does not say %q:\n%s", want, out)
+		}
+	}
+	if err := os.Chown(key, 0, 77); err != nil {
+		t.Fatal(err)
+	}
+	// It is read now, and is none.
+	if out := failed(t, command(exporter(t), arg, "--privileges.user=65534:77")); strings.Contains(out, "permission denied") || !strings.Contains(out, "X509KeyPair") {
+		t.Errorf("the key's group cannot read it:\n%s", out)
+	}
+}
+
+func worldReadable(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "capability_exporter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Root that cannot leave says what it lacks for that.
+func TestBinaryThatCannotLeaveRoot(t *testing.T) {
+	out := failed(t, command("setpriv", "--bounding-set", "-all,+bpf,+perfmon", exporter(t)))
+	for _, want := range []string{
+		"started as root, without CAP_SETGID and CAP_SETUID to become the user 65534:65534",
+		"add: [BPF, PERFMON, SETUID, SETGID]", "--cap-add SETUID --cap-add SETGID", "DynamicUser=yes", "--privileges.user=0",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("does not say %q:\n%s", want, out)
+		}
+	}
 }
 
 func TestBinaryWithAmbient(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
+	p.checkPrivileges(t, holding("", ownStatus(t).Bounding))
 	p.checkStop(t)
 }
 
 func TestBinaryWithFileCapabilities(t *testing.T) {
-	// First that a program started this way is in fact not dumpable: else
-	// the test would show nothing.
+	program := withFileCaps(t, exporter(t))
+	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
+	p.checkPrivileges(t, holding(nobodysGroups, ownStatus(t).Bounding))
+	if metrics := p.get(t, "/metrics").body; !strings.Contains(metrics, "\nprocess_open_fds ") {
+		t.Error("the metrics of its own process are missing")
+	}
+	p.checkStop(t)
+}
+
+// Another process of the exporter's user cannot take it over: not an ordinary
+// one, nor, where the kernel lets the exporter do without being dumpable, one
+// that holds as much.
+func TestBinaryCannotBeTraced(t *testing.T) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	helper := withFileCaps(t, self)
-	out, err := command(asNobodyBySu(helperRole + "=" + helperDumpable + " exec " + helper)...).CombinedOutput()
+	tracer := copyOf(t, self) // where nobody can execute it
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
+	folder, err := os.Stat("/proc/self/fd")
 	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	if got := strings.TrimSpace(string(out)); got == "1" || !regexp.MustCompile(`^\d$`).MatchString(got) {
-		t.Fatalf("a program with file capabilities started by su has dumpable %q, this test is of one that is not", got)
-	}
-
-	program := withFileCaps(t, exporter(t))
-	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
-	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, Bounding: ownBounding(t), NoNewPrivs: true})
-	// Dumpable again: its files in /proc are its own.
-	var stat unix.Stat_t
-	if err := unix.Stat(fmt.Sprintf("/proc/%d/fd", p.pid), &stat); err != nil {
 		t.Fatal(err)
 	}
-	if stat.Uid != nobody {
-		t.Errorf("/proc/PID/fd belongs to uid %d, so that the exporter cannot list it", stat.Uid)
-	}
-	if metrics := p.get(t, "/metrics").body; !strings.Contains(metrics, "\nprocess_open_fds ") {
-		t.Error("the metrics of its own process are missing")
+	for name, start := range map[string][]string{"ordinary": asNobody(tracer), "holds both": withBoth(tracer)} {
+		if name != "ordinary" && folder.Size() == 0 {
+			continue
+		}
+		cmd := command(append(start, strconv.Itoa(p.pid))...)
+		cmd.Env = append(cmd.Env, helperRole+"="+helperTrace)
+		if out, err := cmd.CombinedOutput(); err == nil || strings.TrimSpace(string(out)) != unix.EPERM.Error() {
+			t.Errorf("%s: traced with %v, %s", name, err, out)
+		}
 	}
 	p.checkStop(t)
 }
@@ -314,7 +423,7 @@ func TestBinaryWithPermittedFileCapabilities(t *testing.T) {
 	}
 	p := startProcess(t, program, asNobodyBySu("exec "+program+" --web.listen-address=127.0.0.1:0")...)
 	// CAP_SETPCAP is given up with the rest, after the bounding set is emptied by it.
-	p.checkPrivileges(t, privilege.Status{Permitted: bothMask, Effective: bothMask, NoNewPrivs: true})
+	p.checkPrivileges(t, holding(nobodysGroups, 0))
 	p.checkStop(t)
 }
 

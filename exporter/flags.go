@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path"
 	"strings"
 
@@ -13,6 +15,9 @@ import (
 	"github.com/prometheus/common/version"
 	"github.com/prometheus/exporter-toolkit/web"
 	"github.com/prometheus/exporter-toolkit/web/kingpinflag"
+	"golang.org/x/sys/unix"
+
+	"capability_exporter/exporter/internal/privilege"
 )
 
 const (
@@ -36,13 +41,14 @@ type config struct {
 	telemetryPath  string // absolute, clean, none of the exporter's other paths
 	createdSamples bool
 	seriesLimit    int // minSeriesLimit to maxSeriesLimit
+	user           privilege.User
 	log            *promslog.Config
 }
 
 // parseFlags reads the arguments and checks them. Help and version go to
 // stdout; an error is one line that names the flag.
 func parseFlags(args []string, stdout io.Writer) (*config, error) {
-	cfg := &config{log: &promslog.Config{}}
+	cfg := &config{user: privilege.Nobody(), log: &promslog.Config{}}
 	answered := false
 
 	app := kingpin.New("capability_exporter",
@@ -54,6 +60,9 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 	app.Version(version.Print("capability_exporter"))
 	app.HelpFlag.Short('h')
 	promslogflag.AddFlags(app, cfg.log)
+	app.Flag(privilege.UserFlag,
+		"Whom to become, at once, where it was started as root: UID or UID:GID, by number. 0 stays root. Must stand on the command line itself.").
+		PlaceHolder(cfg.user.String()).SetValue(&cfg.user)
 
 	serve := app.Command("serve", "Count capability checks and serve them as metrics (the default).").Default()
 	cfg.web = kingpinflag.AddFlags(serve, defaultListenAddress)
@@ -88,9 +97,21 @@ func (c *config) check() error {
 		return fmt.Errorf("--web.telemetry-path=%q: %w", c.telemetryPath, err)
 	}
 	if err := web.Validate(*c.web.WebConfigFile); err != nil {
-		return fmt.Errorf("--web.config.file=%q: %w", *c.web.WebConfigFile, oneLineError{err})
+		return fmt.Errorf("--web.config.file=%q: %w%s", *c.web.WebConfigFile, oneLineError{err}, hintOf(err))
 	}
 	return nil
+}
+
+// hintOf says who may not read a file of the web configuration. It is read as
+// whom root became, and again at each handshake.
+func hintOf(err error) string {
+	// The toolkit does not wrap all of its errors.
+	if !errors.Is(err, fs.ErrPermission) && !strings.Contains(err.Error(), unix.EACCES.Error()) {
+		return ""
+	}
+	uid, gid := os.Geteuid(), os.Getegid()
+	return fmt.Sprintf("; it is read as uid %d, gid %d: let them read it (chgrp %d FILE && chmod g+r FILE), or start with --%s=UID:GID of who may (systemd: LoadCredential=)",
+		uid, gid, gid, privilege.UserFlag)
 }
 
 // checkTelemetryPath says why a path cannot be served as one fixed page. The

@@ -43,7 +43,7 @@ func main() {
 }
 
 // dropPrivileges is privilege.Drop behind the circumstances interface.
-func dropPrivileges() (circumstances, error) { return privilege.Drop() }
+func dropPrivileges(to privilege.User) (circumstances, error) { return privilege.Drop(to) }
 
 // openTracer is bpf.Open behind the tracer interface. A nil *bpf.Tracer must
 // not become a tracer that is not nil.

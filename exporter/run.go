@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/privilege"
 )
 
 // tracer is what the exporter needs of a *bpf.Tracer.
@@ -29,7 +31,7 @@ type circumstances interface {
 type env struct {
 	args           []string // without the program's name
 	stdout, stderr io.Writer
-	dropPrivileges func() (circumstances, error)
+	dropPrivileges func(to privilege.User) (circumstances, error)
 	openTracer     func(bpf.Options) (tracer, error)
 	held           collectors.Held
 }
@@ -38,9 +40,12 @@ type env struct {
 // after --help and --version.
 //
 // Privileges go first: even reading the command line is input (kingpin reads
-// arguments from a file for "@file").
+// arguments from a file for "@file"). Whom root becomes must be known before; it
+// is looked for by itself, and what the command line is found to say of it must
+// then be the same.
 func run(ctx context.Context, e env) error {
-	found, err := e.dropPrivileges()
+	user := privilege.UserIn(e.args)
+	found, err := e.dropPrivileges(user)
 	if err != nil {
 		return err
 	}
@@ -50,6 +55,9 @@ func run(ctx context.Context, e env) error {
 	}
 	if err != nil {
 		return err
+	}
+	if cfg.user != user {
+		return fmt.Errorf("--%s=%v: must stand once, and on the command line itself: it is looked for before all else, and %v was found", privilege.UserFlag, &cfg.user, &user)
 	}
 	if err := found.Check(); err != nil {
 		return err

@@ -33,6 +33,7 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/exporter/internal/exportertest"
+	"capability_exporter/exporter/internal/privilege"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -94,7 +95,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 		args:   append([]string{"--web.listen-address=127.0.0.1:0"}, args...),
 		stdout: io.Discard,
 		stderr: stderr,
-		dropPrivileges: func() (circumstances, error) {
+		dropPrivileges: func(privilege.User) (circumstances, error) {
 			return started{}, nil
 		},
 		openTracer: open,
@@ -390,7 +391,9 @@ func opensNothing(t *testing.T) func(bpf.Options) (tracer, error) {
 
 func TestMissingPrivilegesOpenNothing(t *testing.T) {
 	e := fakeEnv(opensNothing(t), t.Output())
-	e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
+	e.dropPrivileges = func(privilege.User) (circumstances, error) {
+		return started{missing: errors.New("missing CAP_BPF")}, nil
+	}
 	if err := run(t.Context(), e); err == nil || err.Error() != "missing CAP_BPF" {
 		t.Errorf("run = %v", err)
 	}
@@ -403,9 +406,46 @@ func TestPrivilegesGoFirst(t *testing.T) {
 	for _, arg := range []string{"--help", "--version", "--no-such-flag", "@/does/not/exist", "--log.level=debug"} {
 		e := fakeEnv(opensNothing(t), t.Output())
 		e.args, e.stdout = []string{arg}, &stdout
-		e.dropPrivileges = func() (circumstances, error) { return nil, errors.New("thread 5") }
+		e.dropPrivileges = func(privilege.User) (circumstances, error) { return nil, errors.New("thread 5") }
 		if err := run(t.Context(), e); err == nil || err.Error() != "thread 5" || stdout.Len() != 0 {
 			t.Errorf("%s: %v, %q, want what dropping failed with and nothing else", arg, err, &stdout)
+		}
+	}
+}
+
+// Whom root becomes is looked for before all else, and what is read then must say the same.
+func TestTheUserIsAsTheCommandLineSays(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "args")
+	if err := os.WriteFile(file, []byte("--privileges.user=0\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		args []string
+		to   privilege.User
+		want string // empty: it goes on
+	}{
+		{nil, privilege.User{UID: 65534, GID: 65534}, ""},
+		{[]string{"--privileges.user=7"}, privilege.User{UID: 7, GID: 7}, ""},
+		{[]string{"--privileges.user", "7:8"}, privilege.User{UID: 7, GID: 8}, ""},
+		{[]string{"--privileges.user=0"}, privilege.User{}, ""},
+		{[]string{"--privileges.user=nobody"}, privilege.User{UID: 65534, GID: 65534}, `"nobody" is not a numeric UID`},
+		{[]string{"@" + file}, privilege.User{UID: 65534, GID: 65534}, "--privileges.user=0: must stand once, and on the command line itself"},
+		{[]string{"--privileges.user=7", "--privileges.user=0"}, privilege.User{UID: 7, GID: 7}, "--"},
+		{[]string{"--web.config.file", "--privileges.user=0"}, privilege.User{}, "--"},
+	} {
+		e := fakeEnv(opensNothing(t), t.Output())
+		e.args = test.args
+		e.dropPrivileges = func(to privilege.User) (circumstances, error) {
+			if to != test.to {
+				t.Errorf("%q: becomes %v", test.args, &to)
+			}
+			return started{missing: errors.New("went on")}, nil
+		}
+		if test.want == "" {
+			test.want = "went on"
+		}
+		if err := run(t.Context(), e); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%q: %v", test.args, err)
 		}
 	}
 }
@@ -416,7 +456,9 @@ func TestHelpNeedsNoPrivileges(t *testing.T) {
 		var stdout strings.Builder
 		e := fakeEnv(opensNothing(t), t.Output())
 		e.args, e.stdout = []string{arg}, &stdout
-		e.dropPrivileges = func() (circumstances, error) { return started{missing: errors.New("missing CAP_BPF")}, nil }
+		e.dropPrivileges = func(privilege.User) (circumstances, error) {
+			return started{missing: errors.New("missing CAP_BPF")}, nil
+		}
 		if err := run(t.Context(), e); err != nil || !strings.Contains(stdout.String(), want) {
 			t.Errorf("%s: %v\n%s", arg, err, &stdout)
 		}

@@ -22,9 +22,17 @@ const initialUserNamespace = "user:[4026531837]"
 const howToGive = `Give it CAP_BPF and CAP_PERFMON, and nothing else:
   systemd:     AmbientCapabilities=CAP_BPF CAP_PERFMON
                CapabilityBoundingSet=CAP_BPF CAP_PERFMON
-  Kubernetes:  securityContext: {runAsUser: 0, capabilities: {drop: [ALL], add: [BPF, PERFMON]}}
-               (another user than 0 gets none of the capabilities that are added)
+  Kubernetes:  securityContext: {runAsUser: 0, capabilities: {drop: [ALL], add: [BPF, PERFMON, SETUID, SETGID]}}
+               (another user than 0 gets none of the capabilities that are added;
+               the last two are for leaving user 0, and are given up with it)
   a file:      setcap cap_bpf,cap_perfmon=ep /path/to/capability_exporter`
+
+// howToLeave ends the message of who cannot leave root.
+const howToLeave = `Without a capability uid 0 can still write root's files, so that the exporter gives it up. Either
+  add CAP_SETUID and CAP_SETGID, which it then gives up, too
+               (Kubernetes: capabilities: {drop: [ALL], add: [BPF, PERFMON, SETUID, SETGID]}; docker run: --cap-add SETUID --cap-add SETGID),
+  or start it as another user, with CAP_BPF and CAP_PERFMON (systemd: DynamicUser=yes, AmbientCapabilities=CAP_BPF CAP_PERFMON),
+  or let it stay root: --privileges.user=0`
 
 // Circumstances is how the process was started, as far as it decides which
 // capabilities it has.
@@ -68,13 +76,19 @@ func observe() (Circumstances, error) {
 	return c, nil
 }
 
+// inInitialNamespace tells whether it is in the user namespace that the kernel
+// starts with, where there may be no other.
+func (c Circumstances) inInitialNamespace() bool {
+	return c.userNamespace == "" || c.userNamespace == initialUserNamespace
+}
+
 // Check returns nil if the process can use all it requires, or else an error
 // that names what is missing, why, and how to give it. It is several lines
 // long.
 func (c Circumstances) Check() error {
 	required := requiredMask()
 	missing := required &^ c.Permitted
-	inInitial := c.userNamespace == "" || c.userNamespace == initialUserNamespace
+	inInitial := c.inInitialNamespace()
 	if missing == 0 && inInitial {
 		return nil
 	}
@@ -166,9 +180,11 @@ func securityModules(securityfs string) string {
 	return " (" + strings.Join(found, ", ") + ")"
 }
 
-func requiredMask() uint64 {
+func requiredMask() uint64 { return maskOf(bpf.RequiredCapabilities()) }
+
+func maskOf(values []cap.Value) uint64 {
 	var mask uint64
-	for _, value := range bpf.RequiredCapabilities() {
+	for _, value := range values {
 		mask |= 1 << value
 	}
 	return mask

@@ -65,7 +65,7 @@ func TestCheck(t *testing.T) {
 			if err == nil {
 				t.Fatal("not refused")
 			}
-			for _, want := range append(test.want, "AmbientCapabilities=CAP_BPF CAP_PERFMON", "add: [BPF, PERFMON]", "setcap cap_bpf,cap_perfmon=ep") {
+			for _, want := range append(test.want, "AmbientCapabilities=CAP_BPF CAP_PERFMON", "add: [BPF, PERFMON, SETUID, SETGID]", "setcap cap_bpf,cap_perfmon=ep") {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("does not say %q:\n%v", want, err)
 				}
@@ -118,17 +118,20 @@ func TestReadStatus(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	write("Name:\tx\nCapInh:\t0000000000000001\nCapPrm:\t0000000000000002\nCapEff:\t0000000000000003\n" +
+	write("Name:\tx\nUid:\t1\t2\t3\t4294967294\nGid:\t5\t6\t7\t8\nGroups:\t9 10 \nCapInh:\t0000000000000001\nCapPrm:\t0000000000000002\nCapEff:\t0000000000000003\n" +
 		"CapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000005\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n")
 	got, err := ReadStatus(path)
-	want := Status{Inheritable: 1, Permitted: 2, Effective: 3, Bounding: fullMask, Ambient: 5, NoNewPrivs: true, Seccomp: 2}
+	want := Status{Inheritable: 1, Permitted: 2, Effective: 3, Bounding: fullMask, Ambient: 5, NoNewPrivs: true, Seccomp: 2,
+		UIDs: [4]uint32{1, 2, 3, 4294967294}, GIDs: [4]uint32{5, 6, 7, 8}, Groups: "9 10"}
 	if err != nil || got != want {
 		t.Errorf("read %+v, %v, want %+v", got, err, want)
 	}
 
-	write("CapPrm:\tnonsense\n")
-	if got, err := ReadStatus(path); err == nil {
-		t.Errorf("nonsense was read as %+v", got)
+	for _, nonsense := range []string{"CapPrm:\tnonsense\n", "Uid:\t1\t2\t3\n", "Gid:\t1\t2\t3\tx\n"} {
+		write(nonsense)
+		if got, err := ReadStatus(path); err == nil {
+			t.Errorf("%q was read as %+v", nonsense, got)
+		}
 	}
 	if _, err := ReadStatus(path + "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a thread that has ended: %v", err)

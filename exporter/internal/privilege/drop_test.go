@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -25,15 +26,28 @@ const (
 	notDumpable = "not dumpable" // as root, as execve(2) of a file with capabilities leaves it
 	oddThread   = "odd thread"   // this thread has nothing to give up, another has all of root's
 	withoutProc = "without /proc"
+	inGroups    = "in groups" // as root, in groups besides, and with a real user that is not root
+	stays       = "stays"     // as root, which it shall stay
+	bound       = "bound"     // as root, without CAP_SETUID
+	savedAlone  = "saved"     // as another user, who can become root again
 )
+
+// ordinary is whom the programs become.
+func ordinary() User { return User{UID: 12345, GID: 54321} }
 
 // TestDrop has programs of their own drop all of root's privileges.
 func TestDrop(t *testing.T) {
 	needsRoot(t)
 	type plain Status // without its String
-	for as, bounding := range map[string]uint64{asRoot: 0, unbounded: own(t).Bounding, unraised: 0, notDumpable: 0} {
+	for as, bounding := range map[string]uint64{asRoot: 0, unbounded: own(t).Bounding, unraised: 0, notDumpable: 0, inGroups: 0, stays: 0} {
 		t.Run(as, func(t *testing.T) {
-			wanted := fmt.Sprintf("%+v", plain{Permitted: bothMask, Effective: bothMask, Bounding: bounding, NoNewPrivs: true, Seccomp: own(t).Seccomp})
+			status := Status{Permitted: bothMask, Effective: bothMask, Bounding: bounding, NoNewPrivs: true, Seccomp: own(t).Seccomp}
+			if as == stays {
+				status.Groups = own(t).Groups
+			} else {
+				status.UIDs, status.GIDs = [4]uint32{12345, 12345, 12345, 12345}, [4]uint32{54321, 54321, 54321, 54321}
+			}
+			wanted := fmt.Sprintf("%+v", plain(status))
 			out, err := dropping(t, as)
 			if err != nil {
 				t.Fatalf("%v\n%s", err, out)
@@ -47,10 +61,45 @@ func TestDrop(t *testing.T) {
 					t.Errorf("a thread has %s, want %s", line, wanted)
 				}
 			}
-			if lines[0] != "dumpable 1" {
-				t.Errorf("it is %s: it cannot read its own /proc/self/fd as another user than root", lines[0])
+			if want := fmt.Sprint("dumpable ", dumpableHere(t)); lines[0] != want {
+				t.Errorf("it is %s, want %s", lines[0], want)
 			}
 		})
+	}
+}
+
+// dumpableHere is 1 where file descriptors are counted by listing them.
+func dumpableHere(t *testing.T) int {
+	t.Helper()
+	folder, err := os.Stat("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if folder.Size() == 0 {
+		return 1
+	}
+	return 0
+}
+
+func TestSetDumpable(t *testing.T) {
+	t.Cleanup(func() {
+		if err := setDumpable("/proc/self/fdinfo"); err != nil {
+			t.Error(err)
+		}
+	})
+	for folder, want := range map[string]int{
+		"/proc/self/fdinfo": 1, // whose size no kernel tells
+		t.TempDir():         0,
+	} {
+		if err := setDumpable(folder); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || got != want {
+			t.Errorf("%s: dumpable %d, %v", folder, got, err)
+		}
+	}
+	if err := setDumpable(filepath.Join(t.TempDir(), "gone")); err == nil {
+		t.Error("without /proc it is not known what to do, and nothing is said")
 	}
 }
 
@@ -63,6 +112,8 @@ func TestDropActsOnItsVerdict(t *testing.T) {
 	for as, want := range map[string]string{
 		oddThread:   "refusing to run with other privileges than intended: thread ",
 		withoutProc: "is /proc mounted?",
+		bound:       "started as root, without CAP_SETUID to become the user 12345:54321\n",
+		savedAlone:  "--privileges.user=0",
 	} {
 		t.Run(as, func(t *testing.T) {
 			if out, err := dropping(t, as); err == nil || !strings.Contains(out, want) {
@@ -113,7 +164,11 @@ func dropAs(as string) error {
 	if err := prepare(as); err != nil {
 		return fmt.Errorf("preparing the test: %w", err)
 	}
-	if _, err := Drop(); err != nil {
+	to := ordinary()
+	if as == stays || as == oddThread {
+		to = User{}
+	}
+	if _, err := Drop(to); err != nil {
 		return err
 	}
 
@@ -147,6 +202,13 @@ func prepare(as string) error {
 		return errors.Join(all.ClearFlag(cap.Effective), all.SetProc())
 	case notDumpable:
 		return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+	case inGroups:
+		return errors.Join(syscall.Setgroups([]int{4, 24}), syscall.Setresgid(0, 7, 0), syscall.Setresuid(1000, 0, 1000))
+	case bound:
+		most := cap.GetProc()
+		return errors.Join(most.SetFlag(cap.Permitted, false, cap.SETUID), most.SetFlag(cap.Effective, false, cap.SETUID), most.SetProc())
+	case savedAlone:
+		return errors.Join(syscall.Setresuid(1000, 1000, 0), cap.NewSet().SetProc())
 	case oddThread:
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3} // this thread alone
 		sets := [2]unix.CapUserData{1: {Effective: bothMask >> 32, Permitted: bothMask >> 32}}
@@ -184,6 +246,9 @@ func TestCheckThreads(t *testing.T) {
 		"bounding":     func(s *Status) { s.Bounding ^= 1 },
 		"ambient":      func(s *Status) { s.Ambient ^= 1 },
 		"no_new_privs": func(s *Status) { s.NoNewPrivs = !s.NoNewPrivs },
+		"saved uid":    func(s *Status) { s.UIDs[2] ^= 1 },
+		"saved gid":    func(s *Status) { s.GIDs[2] ^= 1 },
+		"groups":       func(s *Status) { s.Groups += " 1" },
 	} {
 		want := status
 		change(&want)
@@ -212,8 +277,9 @@ func TestCheckThreadsThatCannotBeRead(t *testing.T) {
 }
 
 func TestStatusIsReadable(t *testing.T) {
-	s := Status{Permitted: bothMask, Effective: 1 << unix.CAP_BPF, Inheritable: 1 << unix.CAP_CHOWN, Bounding: fullMask, NoNewPrivs: true}
-	const want = "permitted CAP_PERFMON and CAP_BPF, effective CAP_BPF, inheritable CAP_CHOWN, ambient none, bounding 0x1ffffffffff, no_new_privs true"
+	s := Status{Permitted: bothMask, Effective: 1 << unix.CAP_BPF, Inheritable: 1 << unix.CAP_CHOWN, Bounding: fullMask, NoNewPrivs: true,
+		UIDs: [4]uint32{1, 2, 3, 4}, GIDs: [4]uint32{5, 6, 7, 8}, Groups: "9 10"}
+	const want = "uid [1 2 3 4], gid [5 6 7 8], groups [9 10], permitted CAP_PERFMON and CAP_BPF, effective CAP_BPF, inheritable CAP_CHOWN, ambient none, bounding 0x1ffffffffff, no_new_privs true"
 	if got := s.String(); got != want {
 		t.Errorf("%s, want\n%s", got, want)
 	}

@@ -14,6 +14,9 @@ import (
 type Status struct {
 	Inheritable, Permitted, Effective, Bounding, Ambient uint64
 
+	UIDs, GIDs [4]uint32 // real, effective, saved, and the file system's
+	Groups     string    // the supplementary ones, by number, with spaces between
+
 	NoNewPrivs bool
 	Seccomp    int // 0: off, 1: strict, 2: filters
 }
@@ -43,6 +46,12 @@ func ReadStatus(path string) (Status, error) {
 		switch set := sets[key]; {
 		case set != nil:
 			*set, err = strconv.ParseUint(value, 16, 64)
+		case key == "Uid":
+			s.UIDs, err = readIDs(value)
+		case key == "Gid":
+			s.GIDs, err = readIDs(value)
+		case key == "Groups":
+			s.Groups = value
 		case key == "NoNewPrivs":
 			s.NoNewPrivs = value == "1"
 		case key == "Seccomp":
@@ -56,4 +65,20 @@ func ReadStatus(path string) (Status, error) {
 		return Status{}, fmt.Errorf("%s: %w", path, err)
 	}
 	return s, nil
+}
+
+// readIDs reads the four of a line.
+func readIDs(value string) (ids [4]uint32, err error) {
+	fields := strings.Fields(value)
+	if len(fields) != len(ids) {
+		return ids, fmt.Errorf("%q has not %d ids", value, len(ids))
+	}
+	for n, field := range fields {
+		id, err := strconv.ParseUint(field, 10, 32)
+		if err != nil {
+			return ids, err
+		}
+		ids[n] = uint32(id)
+	}
+	return ids, nil
 }
