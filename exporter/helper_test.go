@@ -61,7 +61,7 @@ func runHelper(role string, args []string) int {
 }
 
 // askSysAdmin asks for it, and then fails: no name has such a length.
-func askSysAdmin() { _, _, _ = unix.RawSyscall(unix.SYS_SETHOSTNAME, 0, ^uintptr(0), 0) }
+func askSysAdmin() { _, _, _ = unix.RawSyscall(unix.SYS_SETHOSTNAME, 0, ^uintptr(0), 0) } //nolint:dogsled // it fails
 
 // askOnAndOn does not return unless it fails.
 func askOnAndOn(rate string) error {
@@ -97,7 +97,7 @@ func flood(count string) error {
 		name = next
 		// Who gives up the CPU is asked for its name again.
 		pause := unix.Timespec{Nsec: 1}
-		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
+		_ = unix.Nanosleep(&pause, nil)
 		askSysAdmin()
 	}
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -91,7 +92,7 @@ func TestSoak(t *testing.T) {
 	for time.Since(started) < warm+*soak {
 		next := time.Now().Add(time.Second)
 		page, got := p.get(t, "/"), p.get(t, "/metrics")
-		if page.StatusCode != 200 || got.StatusCode != 200 {
+		if page.StatusCode != http.StatusOK || got.StatusCode != http.StatusOK {
 			t.Fatalf("answered %d and %d", page.StatusCode, got.StatusCode)
 		}
 		requests += 2

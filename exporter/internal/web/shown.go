@@ -79,7 +79,8 @@ func shared(rows []row) []row {
 	had := map[string]int{}
 	var first, later []row
 	for _, r := range rows {
-		if had[r.Workload]++; had[r.Workload] <= perWorkload {
+		had[r.Workload]++
+		if had[r.Workload] <= perWorkload {
 			first = append(first, r)
 		} else {
 			later = append(later, r)
