@@ -26,9 +26,9 @@ func attempts(folder string) []struct {
 	name string
 	try  func() error
 } {
-	call := func(number, a, b, c uintptr) func() error {
+	call := func(number, a, b uintptr) func() error {
 		return func() error {
-			if _, _, errno := unix.Syscall(number, a, b, c); errno != 0 {
+			if _, _, errno := unix.Syscall(number, a, b, 0); errno != 0 {
 				return errno
 			}
 			return nil
@@ -57,21 +57,21 @@ func attempts(folder string) []struct {
 		{"socket", func() error { _, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0); return err }},
 		{"dial", func() error { _, err := net.Dial("tcp", "127.0.0.1:1"); return err }},
 		{"execute", func() error { return syscall.Exec("/bin/true", []string{"true"}, nil) }},
-		{"fork", call(unix.SYS_CLONE, unix.CLONE_SIGHAND, 0, 0)}, // which the kernel itself finds invalid
-		{"load a program", call(unix.SYS_BPF, unix.BPF_PROG_LOAD, 0, 0)},
-		{"make a map", call(unix.SYS_BPF, unix.BPF_MAP_CREATE, 0, 0)},
-		{"attach", call(unix.SYS_BPF, unix.BPF_LINK_CREATE, 0, 0)},
-		{"trace", call(unix.SYS_PTRACE, unix.PTRACE_ATTACH, 1, 0)},
-		{"signal another", call(unix.SYS_TGKILL, 1, 1, 0)},
-		{"signal all", call(unix.SYS_KILL, ^uintptr(0), 0, 0)},
-		{"be dumped", call(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1, 0)},
+		{"fork", call(unix.SYS_CLONE, unix.CLONE_SIGHAND, 0)}, // which the kernel itself finds invalid
+		{"load a program", call(unix.SYS_BPF, unix.BPF_PROG_LOAD, 0)},
+		{"make a map", call(unix.SYS_BPF, unix.BPF_MAP_CREATE, 0)},
+		{"attach", call(unix.SYS_BPF, unix.BPF_LINK_CREATE, 0)},
+		{"trace", call(unix.SYS_PTRACE, unix.PTRACE_ATTACH, 1)},
+		{"signal another", call(unix.SYS_TGKILL, 1, 1)},
+		{"signal all", call(unix.SYS_KILL, ^uintptr(0), 0)},
+		{"be dumped", call(unix.SYS_PRCTL, unix.PR_SET_DUMPABLE, 1)},
 		{"code", func() error {
 			_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
 			return err
 		}},
-		{"change capabilities", call(unix.SYS_CAPSET, 0, 0, 0)},
-		{"io_uring", call(unix.SYS_IO_URING_SETUP, 1, 0, 0)},
-		{"a namespace", call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER, 0, 0)},
+		{"change capabilities", call(unix.SYS_CAPSET, 0, 0)},
+		{"io_uring", call(unix.SYS_IO_URING_SETUP, 1, 0)},
+		{"a namespace", call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER, 0)},
 		{"read elsewhere", open("/etc/passwd", os.O_RDONLY)},
 	}
 }
