@@ -247,6 +247,19 @@ func (t *Tracer) Info() Info {
 	return info
 }
 
+// Recheck makes calls of the kinds that go on being made after Open. Who has given up capabilities since learns by it whether the kernel
+// asks for them: before Linux 5.19 it asks for CAP_BPF at each bpf(2) call, unless the sysctl kernel.unprivileged_bpf_disabled is 0.
+func (t *Tracer) Recheck() error {
+	if _, err := t.objects.BootTime(); err != nil {
+		return err
+	}
+	if _, err := (cgroupMap{t.objects.Collection.Maps["cgroups"]}).Lookup(0); err != nil {
+		return err
+	}
+	_, err := t.Snapshot()
+	return err
+}
+
 // Close stops counting and frees what Open took. To call it again does nothing.
 func (t *Tracer) Close() error {
 	return t.closing()

@@ -45,6 +45,9 @@ func TestUnitSandbox(t *testing.T) {
 	}
 	for range 3 {
 		p.scrape(t, address)
+		if _, err := get(t.Context(), "http://"+address+"/"); err != nil {
+			t.Error(err)
+		}
 	}
 	p.stop(t)
 
@@ -59,6 +62,9 @@ func TestUnitSandbox(t *testing.T) {
 		if !allowed[name] {
 			t.Errorf("SystemCallFilter= refuses %s, for instance %s", name, lines[0])
 		}
+	}
+	if refused := refusedByItself(t, trace); len(refused) != 0 {
+		t.Errorf("its own filter refuses what it does: %q", refused)
 	}
 	families := strings.Fields(unit.last("RestrictAddressFamilies"))
 	for _, line := range calls["socket"] {
@@ -116,6 +122,7 @@ func TestUnitSettings(t *testing.T) {
 		"Service ProtectHome":    {"yes"},
 		"Service PrivateTmp":     {"yes"},
 		"Service PrivateDevices": {"yes"},
+		"Service PrivateMounts":  {"yes"},
 		"Service DevicePolicy":   {"closed"},
 		"Service NoExecPaths":    {"/"},
 		"Service ExecPaths":      {program}, // static, see TestUnitSandbox
@@ -134,8 +141,8 @@ func TestUnitSettings(t *testing.T) {
 		"Service KeyringMode":             {"private"},
 		"Service RestrictAddressFamilies": {"AF_INET AF_INET6"},
 
-		"Service SystemCallArchitectures": {"native"}, // another has other numbers
-		"Service SystemCallFilter":        {"@system-service", "~@privileged @resources", "bpf capset"},
+		"Service SystemCallArchitectures": {"native"},                      // another has other numbers
+		"Service SystemCallFilter":        readUnit(t)["SystemCallFilter"], // TestUnitSystemCalls has it
 		"Service SystemCallErrorNumber":   {"EPERM"},
 
 		"Install WantedBy": {"multi-user.target"},
@@ -173,11 +180,21 @@ func TestUnitSettings(t *testing.T) {
 	}
 }
 
-// TestUnitSystemCalls: the filter may be too wide as well, and nothing that the
-// exporter does would show it.
+// TestUnitSystemCalls: the unit's filter is the list from which the exporter
+// makes its own. It may be too wide as well, and nothing that the exporter does
+// would show it.
 func TestUnitSystemCalls(t *testing.T) {
 	t.Parallel()
 	allowed := readUnit(t).allowedCalls(t)
+	listed := map[string]bool{}
+	for line := range strings.Lines(read(t, "../exporter/internal/confine/syscalls.txt")) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, "[") {
+			listed[line] = true
+		}
+	}
+	if !maps.Equal(allowed, listed) {
+		t.Errorf("SystemCallFilter= allows\n%q, and syscalls.txt has\n%q", slices.Sorted(maps.Keys(allowed)), slices.Sorted(maps.Keys(listed)))
+	}
 	for _, call := range []string{"bpf", "capset", "capget", "read", "accept4", "futex"} {
 		if !allowed[call] {
 			t.Errorf("refused: %s", call)
@@ -263,6 +280,26 @@ var (
 	callOf  = regexp.MustCompile(`^\d+ +([a-z_0-9]+)\(`)
 	execved = regexp.MustCompile(`^\d+ +execve\("([^"]+)".*= 0$`)
 )
+
+// refusedByItself returns what failed with EPERM once the exporter had put on
+// its own filter.
+func refusedByItself(t *testing.T, path string) []string {
+	t.Helper()
+	var refused []string
+	filtered := false
+	for line := range strings.Lines(read(t, path)) {
+		switch {
+		case strings.Contains(line, "seccomp(SECCOMP_SET_MODE_FILTER"):
+			filtered = true
+		case filtered && strings.Contains(line, "= -1 EPERM ") && !strings.Contains(line, "epoll_ctl"): // which no file can be waited for
+			refused = append(refused, line)
+		}
+	}
+	if !filtered {
+		t.Error("it has put on no filter")
+	}
+	return refused
+}
 
 // readTrace returns strace's lines by system call, from the execve(2) of
 // program on, that excluded: before it, setpriv(1) set the stage.

@@ -29,6 +29,10 @@ const (
 	defaultSeriesLimit = 4096
 	minSeriesLimit     = 64
 	maxSeriesLimit     = 65536
+
+	// The values of --privileges.keep.
+	keepAttach = "attach"
+	keepNone   = "none"
 )
 
 // errAnswered is returned by parseFlags where --help or --version has already
@@ -42,6 +46,7 @@ type config struct {
 	createdSamples bool
 	seriesLimit    int // minSeriesLimit to maxSeriesLimit
 	user           privilege.User
+	keep           string // keepAttach or keepNone
 	log            *promslog.Config
 }
 
@@ -75,6 +80,10 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 		fmt.Sprintf("How many series of workloads to count, %d to %d. What comes after that is counted under workload=\"_other\".", minSeriesLimit, maxSeriesLimit)).
 		Default(fmt.Sprint(defaultSeriesLimit)).IntVar(&cfg.seriesLimit)
 
+	serve.Flag("privileges.keep",
+		`What to keep once attached: "attach", CAP_BPF and CAP_PERFMON, or "none", neither, which takes a kernel that lets BPF maps be read without (Linux 5.19, or kernel.unprivileged_bpf_disabled=0).`).
+		Default(keepAttach).StringVar(&cfg.keep)
+
 	_, err := app.Parse(args)
 	if answered {
 		return nil, errAnswered
@@ -92,6 +101,9 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 func (c *config) check() error {
 	if c.seriesLimit < minSeriesLimit || c.seriesLimit > maxSeriesLimit {
 		return fmt.Errorf("--series.limit=%d: must be %d to %d", c.seriesLimit, minSeriesLimit, maxSeriesLimit)
+	}
+	if c.keep != keepAttach && c.keep != keepNone {
+		return fmt.Errorf("--privileges.keep=%q: must be %s or %s", c.keep, keepAttach, keepNone)
 	}
 	if err := checkTelemetryPath(c.telemetryPath); err != nil {
 		return fmt.Errorf("--web.telemetry-path=%q: %w", c.telemetryPath, err)

@@ -13,6 +13,7 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/privilege"
 )
@@ -32,6 +33,8 @@ func main() {
 		stderr:         os.Stderr,
 		dropPrivileges: dropPrivileges,
 		openTracer:     openTracer,
+		dropRest:       privilege.DropRest,
+		confine:        confine.Confine,
 		held:           collectors.HeldByProcess,
 	})
 	if err != nil {

@@ -28,7 +28,9 @@ type busy struct {
 }
 
 func (b *busy) Info() bpf.Info { return bpf.Info{Source: bpf.SourceTracepoint} }
-func (b *busy) Close() error   { return nil }
+func (*busy) Recheck() error   { return nil }
+
+func (b *busy) Close() error { return nil }
 
 func (b *busy) Snapshot() (*bpf.Snapshot, error) {
 	b.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
@@ -15,6 +16,7 @@ import (
 type tracer interface {
 	Info() bpf.Info
 	Snapshot() (*bpf.Snapshot, error)
+	Recheck() error
 	Close() error
 }
 
@@ -33,6 +35,8 @@ type env struct {
 	stdout, stderr io.Writer
 	dropPrivileges func(to privilege.User) (circumstances, error)
 	openTracer     func(bpf.Options) (tracer, error)
+	dropRest       func() error // what dropPrivileges has left
+	confine        func(folders []string, logger *slog.Logger) error
 	held           collectors.Held
 }
 

@@ -61,6 +61,9 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
 	}
 	defer func() { err = errors.Join(err, tracer.Close()) }()
+	if err := settle(e, cfg, tracer, logger); err != nil {
+		return err
+	}
 	if err := registry.Register(collectors.New(tracer)); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
@@ -82,6 +85,24 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	stopServer()
 	running.Wait()
 	return err
+}
+
+// settle gives up what is of no use once the kernel side is attached.
+func settle(e env, cfg *config, tracer tracer, logger *slog.Logger) error {
+	if cfg.keep == keepNone {
+		if err := e.dropRest(); err != nil {
+			return err
+		}
+		if err := tracer.Recheck(); err != nil {
+			return fmt.Errorf("--privileges.keep=none: the kernel does not let BPF maps be read without CAP_BPF, as Linux 5.19 and later do, "+
+				"and others with the sysctl kernel.unprivileged_bpf_disabled=0: start with --privileges.keep=attach: %w", err)
+		}
+	}
+	folders, err := web.ConfigFolders(*cfg.web.WebConfigFile)
+	if err != nil {
+		return err
+	}
+	return e.confine(append(folders, "/proc", "/sys"), logger)
 }
 
 // memoryRatio is the part of the cgroup's memory that Go's own may take; the

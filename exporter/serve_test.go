@@ -99,6 +99,8 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 			return started{}, nil
 		},
 		openTracer: open,
+		confine:    func([]string, *slog.Logger) error { return nil },
+		dropRest:   func() error { return errors.New("nobody wants to give up the rest") },
 		held:       func() ([]cap.Value, error) { return bpf.RequiredCapabilities(), nil },
 	}
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -200,11 +202,10 @@ func (o *Objects) AtEntry() bool { return o.Collection.Programs[programBeside] !
 
 // Skipped is how often the kernel skipped the one program, or the first of two.
 func (o *Objects) Skipped() (uint64, error) {
-	stats, err := o.Programs[0].Stats()
+	n, err := skipped(o.Programs[0].FD())
 	if err != nil {
 		return 0, fmt.Errorf("read how often the kernel skipped the BPF program: %w", err)
 	}
-	n := stats.RecursionMisses
 	if o.atEntry != nil {
 		info, err := o.atEntry.Info()
 		if err != nil {
@@ -213,6 +214,21 @@ func (o *Objects) Skipped() (uint64, error) {
 		n += info.KprobeMulti().Missed // fprobe's own
 	}
 	return n, nil
+}
+
+// skipped reads what the file in /proc says of a program. Asked for the same by bpf(2), the kernel looks whether CAP_BPF is held, with an
+// audited check: who has given it up would be denied it at each snapshot.
+func skipped(fd int) (uint64, error) {
+	content, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(content)) {
+		if value, is := strings.CutPrefix(line, "recursion_misses:"); is {
+			return strconv.ParseUint(strings.TrimSpace(value), 10, 64)
+		}
+	}
+	return 0, nil // before Linux 5.12 the kernel does not count it
 }
 
 // Detach stops counting. What was counted stays. Of two programs, the second goes first: it never counts for want of the other.

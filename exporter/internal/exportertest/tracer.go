@@ -39,6 +39,12 @@ func (f *Tracer) Snapshot() (*bpf.Snapshot, error) {
 	return &s, nil
 }
 
+// Recheck fails as a snapshot does.
+func (f *Tracer) Recheck() error {
+	_, err := f.Snapshot()
+	return err
+}
+
 // Close counts how often it is called.
 func (f *Tracer) Close() error {
 	f.mu.Lock()

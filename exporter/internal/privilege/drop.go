@@ -82,6 +82,22 @@ func Drop(to User) (Circumstances, error) {
 	return found, nil
 }
 
+// DropRest gives up what Drop has left, on all threads, and checks it as Drop does.
+func DropRest() error {
+	want, err := ReadStatus("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	if err := cap.NewSet().SetProc(); err != nil {
+		return fmt.Errorf("giving up all capabilities: %w", err)
+	}
+	want.Permitted, want.Effective = 0, 0
+	if err := checkThreads("/proc/self/task", want); err != nil {
+		return fmt.Errorf("refusing to run with other privileges than intended: %w", err)
+	}
+	return nil
+}
+
 // usedToDrop lists what Drop uses where it is held, and then gives up:
 // CAP_SETPCAP to empty the bounding set, and what leavesRoot asks for.
 func usedToDrop() []cap.Value { return append(usedToLeaveRoot(), cap.SETPCAP) }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -29,6 +30,7 @@ const (
 	inGroups    = "in groups" // as root, in groups besides, and with a real user that is not root
 	stays       = "stays"     // as root, which it shall stay
 	bound       = "bound"     // as root, without CAP_SETUID
+	rest        = "rest"      // as root, and then gives up the rest
 	savedAlone  = "saved"     // as another user, who can become root again
 )
 
@@ -39,9 +41,12 @@ func ordinary() User { return User{UID: 12345, GID: 54321} }
 func TestDrop(t *testing.T) {
 	needsRoot(t)
 	type plain Status // without its String
-	for as, bounding := range map[string]uint64{asRoot: 0, unbounded: own(t).Bounding, unraised: 0, notDumpable: 0, inGroups: 0, stays: 0} {
+	for as, bounding := range map[string]uint64{asRoot: 0, unbounded: own(t).Bounding, unraised: 0, notDumpable: 0, inGroups: 0, stays: 0, rest: 0} {
 		t.Run(as, func(t *testing.T) {
 			status := Status{Permitted: bothMask, Effective: bothMask, Bounding: bounding, NoNewPrivs: true, Seccomp: own(t).Seccomp}
+			if as == rest {
+				status.Permitted, status.Effective = 0, 0
+			}
 			if as == stays {
 				status.Groups = own(t).Groups
 			} else {
@@ -172,6 +177,15 @@ func dropAs(as string) error {
 		return err
 	}
 
+	if as == rest {
+		if err := DropRest(); err != nil {
+			return err
+		}
+		if err := getBack(); err != nil {
+			return err
+		}
+	}
+
 	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
 	if err != nil {
 		return err
@@ -188,6 +202,42 @@ func dropAs(as string) error {
 		}
 		type plain Status // without its String
 		fmt.Printf("%+v\n", plain(status))
+	}
+	return nil
+}
+
+// getBack fails if somebody who has taken over the process can load a program,
+// or can have a capability or root again.
+func getBack() error {
+	instructions := [2]uint64{0xb7, 0x95} // r0 = 0; exit
+	license := [4]byte{'G', 'P', 'L'}
+	attr := struct {
+		kind, count       uint32
+		program, license  uint64
+		level, size       uint32
+		log               uint64
+		version, flags    uint32
+		name              [16]byte
+		ifindex, expected uint32
+	}{kind: unix.BPF_PROG_TYPE_SOCKET_FILTER, count: 2, program: uint64(uintptr(unsafe.Pointer(&instructions))), license: uint64(uintptr(unsafe.Pointer(&license)))}
+	for kind := attr.kind; kind <= unix.BPF_PROG_TYPE_TRACING; kind++ {
+		if kind == unix.BPF_PROG_TYPE_SOCKET_FILTER || kind == unix.BPF_PROG_TYPE_CGROUP_SKB {
+			continue // which are for everybody, if the machine is set up so
+		}
+		attr.kind = kind
+		_, _, errno := unix.RawSyscall(unix.SYS_BPF, unix.BPF_PROG_LOAD, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+		if errno != unix.EPERM {
+			return fmt.Errorf("loading a program of type %d: %w", kind, errno)
+		}
+	}
+	runtime.KeepAlive(&instructions)
+	runtime.KeepAlive(&license)
+	set := cap.NewSet()
+	if err := errors.Join(set.SetFlag(cap.Permitted, true, cap.BPF), set.SetProc()); !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("having CAP_BPF again: %w", err)
+	}
+	if err := syscall.Setuid(0); !errors.Is(err, unix.EPERM) {
+		return fmt.Errorf("being root again: %w", err)
 	}
 	return nil
 }
