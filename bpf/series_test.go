@@ -261,7 +261,7 @@ func TestAskedOnce(t *testing.T) {
 		k.cgroup(serial, string(rune('a'+serial)))
 		k.ask(serial, "x", 1, 1)
 	}
-	for now := time.Second; now < time.Hour; now += time.Minute {
+	for now := time.Second; now < time.Hour/2; now += time.Minute { // not so long that they are idle
 		endAt(t, s, now)
 		ownersOf(t, s, now)
 	}
@@ -269,11 +269,11 @@ func TestAskedOnce(t *testing.T) {
 		t.Errorf("%d look-ups for %d cgroups", k.lookups, fakeLimit)
 	}
 	k.cgroups[2].Offline = 1
-	if err := s.cgroups.lookAgain(time.Hour); err != nil {
+	if err := s.cgroups.lookAgain(time.Hour / 2); err != nil {
 		t.Fatal(err)
 	}
-	endAt(t, s, 2*time.Hour)
-	if got, _ := ownersOf(t, s, 2*time.Hour); len(got) != fakeLimit-1 {
+	endAt(t, s, time.Hour*3/4)
+	if got, _ := ownersOf(t, s, time.Hour*3/4); len(got) != fakeLimit-1 {
 		t.Errorf("%v after one of them was seen to be gone", got)
 	}
 }
