@@ -170,6 +170,9 @@ func TestCgroupRecords(t *testing.T) {
 	if s := checkIdentities(t, tr); s.Series != limit || borrowedCount(s, 21) == 0 {
 		t.Errorf("%d series in use, want all %d; %d checks borrowed, want some", s.Series, limit, borrowedCount(s, 21))
 	}
+	if owners := len(keysOf(t, tr, "shares", uint64(0))); owners > limit {
+		t.Errorf("%d owners have shares, of %d slots", owners, limit)
+	}
 	endAll(t, tr)
 	s := checkIdentities(t, tr)
 	for _, w := range s.Workloads {

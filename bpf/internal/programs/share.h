@@ -71,11 +71,10 @@ static __always_inline struct share *share_of(u64 owner)
 static __noinline u32 pop_slot(struct scratch *s, u32 what, bool others)
 {
 	u32 pool = pool_of(what), left = left_of(0), slot;
-	struct share *share = share_of(s->owner);
+	struct share *share = bpf_map_lookup_elem(&shares, &s->owner); /* none is made for who may get no slot: nobody would take it away */
+	u32 used = share ? share->used[pool & 1] : 0;
 
-	if (!share)
-		return 0;
-	if (!others && share->used[pool] >= 2 * (left + (pool == POOL_GRANTED ? left_of(1) : 0)))
+	if (!others && used >= 2 * (left + (pool == POOL_GRANTED ? left_of(1) : 0)))
 		return 0;
 	if (pool == POOL_ANYBODY)
 		return bpf_map_pop_elem(&free_whos, &slot) ? 0 : slot;
