@@ -18,9 +18,12 @@ type seriesKey struct {
 	cgroup  Cgroup // without its ID where the path alone is shown
 	process Process
 	check   Check
+	aside   Aside
 }
 
-func keyOf(w *WorkloadCount) seriesKey { return seriesKey{shown(w.Cgroup), w.Process, w.Check} }
+func keyOf(w *WorkloadCount) seriesKey {
+	return seriesKey{shown(w.Cgroup), w.Process, w.Check, w.Aside}
+}
 
 // shown is what people see of a cgroup.
 func shown(c Cgroup) Cgroup {
@@ -122,7 +125,7 @@ func (s *series) workload(r *programs.WhoRecord, now time.Duration) (WorkloadCou
 		return WorkloadCount{}, err
 	}
 	w := WorkloadCount{
-		Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
+		Check: checkOf(uint32(r.Key.What)), Aside: asideOf(partOf(r)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
 		Created: s.clock.time(r.Created),
 	}
 	for _, site := range r.Sites {
@@ -161,7 +164,7 @@ func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended [
 func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	add := func(key seriesKey, c carriedSeries) {
 		carried = append(carried, WorkloadCount{
-			Check: key.check, Cgroup: key.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+			Check: key.check, Aside: key.aside, Cgroup: key.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
 		})
 	}
 	for key, c := range s.carried {

@@ -140,6 +140,7 @@ func Open(opts Options) (*Tracer, error) {
 			SeriesLimit: opts.SeriesLimit, SeriesKept: keptOf(opts.SeriesLimit), SiteLimit: opts.SiteLimit, RingSize: opts.RingSize, GoneSize: opts.goneSize,
 			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
 			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask,
+			Fallbacks: callers.Fallbacks(), Harmless: callers.Harmless(),
 		})
 		if err == nil {
 			t.source = s
@@ -168,6 +169,13 @@ func (t *Tracer) start() (err error) {
 		copy(key[:], name)
 		if err := maps["roles"].Put(key, role); err != nil {
 			return fmt.Errorf("fill the table of kernel functions: %w", err)
+		}
+	}
+	for name, caps := range callers.Probes() {
+		var key [programs.SymbolSize]byte
+		copy(key[:], name)
+		if err := maps["probes"].Put(key, caps); err != nil {
+			return fmt.Errorf("fill the table of kernel functions that go on: %w", err)
 		}
 	}
 	if err := fillPathArguments(maps["path_arguments"]); err != nil {

@@ -79,10 +79,20 @@ type Cgroup struct {
 	Truncated bool
 }
 
+// Aside is what became of a check beside its result.
+type Aside struct {
+	// Fallback is set where the kernel only asked because First had been denied at the same place.
+	Fallback bool
+	First    uint8
+	// Probe is set where it was denied, and the kernel went on all the same.
+	Probe bool
+}
+
 // WorkloadCount is the number of audited checks of one kind that one
 // executable in one cgroup asked for.
 type WorkloadCount struct {
 	Check
+	Aside
 	Cgroup  Cgroup
 	Process Process
 	// Overflow is set for the slots that count what found no slot of its own,
@@ -122,6 +132,7 @@ type Announcement struct {
 	Time time.Time
 	New  bool // the first check of this key
 	Check
+	Aside
 	Cgroup   Cgroup
 	Process  Process
 	Overflow bool   // it found no slot of its own, and stands under _other

@@ -44,7 +44,7 @@ func New(tracer Tracer) *Collector {
 	return &Collector{
 		tracer: tracer,
 		source: newSource(),
-		parts:  []part{checks, newWorkloads(), newCallSites(), newLosses()},
+		parts:  []part{checks, newWorkloads(), newAsides(), newCallSites(), newLosses()},
 		failed: checks.total,
 	}
 }

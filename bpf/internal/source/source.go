@@ -28,8 +28,11 @@ type Options struct {
 	ConfirmEvery           uint32 // a power of two
 	Seed, NameSeed         uint64 // odd
 	NameMask               uint64 // what is left of a name's hash
-	Pair                   *bool  // whether there are two programs, both on the tracepoint; nil: as the kernel needs it
-	Logger                 *slog.Logger
+	// By capability, those that the kernel asks for where it is denied; and those without which it goes on wherever it asks.
+	Fallbacks [programs.Capabilities]uint64
+	Harmless  uint64
+	Pair      *bool // whether there are two programs, both on the tracepoint; nil: as the kernel needs it
+	Logger    *slog.Logger
 }
 
 // A Peek is how the kernel side reads words off the stack.
@@ -374,6 +377,8 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 		"has_pt_regs":  number(f.PtRegs),
 		"denial_burst": opts.DenialBurst,
 		"name_mask":    opts.NameMask,
+		"fallbacks":    opts.Fallbacks,
+		"harmless":     opts.Harmless,
 		"slots":        [2]uint32{uint32(opts.SeriesLimit - opts.SeriesKept), uint32(opts.SeriesKept)},
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {

@@ -26,7 +26,7 @@ import (
 //   - info: the same in a user namespace, where anybody may be its root; and any
 //     other denial. Something did not work, or was tried in vain; the kernel side
 //     already limits their rate.
-//   - debug: any other capability that is asked for by somebody new. Right
+//   - debug: a denial after which the kernel went on all the same, and any other capability that is asked for by somebody new. Right
 //     after start that is everybody.
 //
 // It is called by the reader of the ring buffer, which must not wait: the log
@@ -99,6 +99,7 @@ func (l *Log) Announce(n bpf.Announcement) {
 		slog.String("syscall", syscallOf(n)),
 		slog.String("path", collectors.Escape(n.Path)),
 		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
+		slog.String("fallback_of", fallbackOf(n.Aside)),
 		slog.Bool("borrowed", n.Borrowed),
 		slog.Bool("overflow", n.Overflow),
 	)
@@ -116,11 +117,21 @@ func lineOf(n bpf.Announcement) (level slog.Level, message string) {
 			level = slog.LevelInfo
 		}
 		return level, "CAP_SYS_ADMIN asked for by a new process or workload"
+	case n.Probe:
+		return slog.LevelDebug, "Capability denied, which the kernel did not mind"
 	case n.Denied:
 		return slog.LevelInfo, "Capability denied"
 	default:
 		return slog.LevelDebug, "Capability asked for by a new process or workload"
 	}
+}
+
+// fallbackOf is the capability that was denied at the same place, and that this one was only asked for instead of.
+func fallbackOf(a bpf.Aside) string {
+	if !a.Fallback {
+		return ""
+	}
+	return collectors.Capability(a.First)
 }
 
 // syscallOf names the system call: by its number where it has no name here,
