@@ -165,10 +165,13 @@ const (
 // ErrMemlock is the cause of a Refusal with the reason "memlock".
 var ErrMemlock = source.ErrMemlock
 
+// Memory is about how much the kernel takes for what is counted in.
+type Memory = source.Memory
+
 // Refusal says why a source that was tried is not in use.
 type Refusal struct {
 	Source Source
-	Reason string // absent, permission, verifier or memlock
+	Reason string // absent, permission, verifier, memlock, memory or files
 	Err    error
 }
 

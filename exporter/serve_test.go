@@ -13,21 +13,18 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -95,6 +92,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 		args:   append([]string{"--web.listen-address=127.0.0.1:0"}, args...),
 		stdout: io.Discard,
 		stderr: stderr,
+		files:  func(_, most int) (int, error) { return most, nil },
 		dropPrivileges: func(privilege.User) (circumstances, error) {
 			return started{}, nil
 		},
@@ -662,23 +660,3 @@ func writeCertificate(t *testing.T, dir string) *x509.CertPool {
 
 // newClient has connections of its own, so that they can be closed.
 func newClient() *http.Client { return &http.Client{Transport: &http.Transport{}} }
-
-func TestMemoryIsLimitedAsTheCgroupIs(t *testing.T) {
-	before := debug.SetMemoryLimit(-1)
-	defer debug.SetMemoryLimit(before)
-	var log strings.Builder
-	logger := slog.New(slog.NewTextHandler(&log, nil))
-	limitMemory(logger, memlimit.Limit(1000<<20))
-	if got := debug.SetMemoryLimit(-1); got != 900<<20 || !strings.Contains(log.String(), fmt.Sprint("bytes=", got)) {
-		t.Errorf("limited to %d MiB, want 900:\n%s", got>>20, &log)
-	}
-	log.Reset()
-	limitMemory(logger, func() (uint64, error) { return 0, memlimit.ErrNoLimit })
-	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 || log.Len() != 0 {
-		t.Errorf("without a limit: %d, said %s", got, &log)
-	}
-	limitMemory(logger, func() (uint64, error) { return 0, errors.New("no cgroups are mounted") })
-	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 || log.Len() != 0 {
-		t.Errorf("without cgroups: %d, said %s", got, &log)
-	}
-}

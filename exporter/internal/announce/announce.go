@@ -36,6 +36,7 @@ type Log struct {
 	budgets map[kind]*budget
 
 	overBudget, notTaken atomic.Uint64
+	toldOverflow         atomic.Bool
 }
 
 // kind is what a line is about, as far as who can bring it about. Each has a
@@ -72,6 +73,9 @@ func (l *Log) NotTaken() uint64 { return l.notTaken.Load() }
 // Announce takes one announcement. It never blocks.
 func (l *Log) Announce(n bpf.Announcement) {
 	ctx := context.Background()
+	if n.Overflow && !l.toldOverflow.Load() {
+		l.tellOverflow(ctx, n)
+	}
 	level, message := lineOf(n)
 	if !l.handler.Enabled(ctx, level) {
 		return
@@ -106,6 +110,18 @@ func (l *Log) Announce(n bpf.Announcement) {
 	// Not by way of a slog.Logger, which keeps the error to itself.
 	if err := l.handler.Handle(ctx, line); err != nil {
 		l.notTaken.Add(1)
+	}
+}
+
+// tellOverflow says once that series have run out, for somebody, and what to do
+// about it; from then on a metric tells.
+func (l *Log) tellOverflow(ctx context.Context, n bpf.Announcement) {
+	workload, process := collectors.VisibleWho(n.Cgroup, n.Process, false)
+	line := slog.NewRecord(time.Now(), slog.LevelWarn, "No room for another series of this workload: its checks stand under process=_other from here on; raise --series.limit, "+
+		"unless somebody runs programs under ever new names. This is said once, and counted in capability_exporter_overflow_checks_total", here())
+	line.AddAttrs(slog.String("workload", workload), slog.String("process", process))
+	if l.handler.Handle(ctx, line) == nil {
+		l.toldOverflow.Store(true)
 	}
 }
 

@@ -104,6 +104,9 @@ func TestAnnouncementFields(t *testing.T) {
 			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown fallback_of="" borrowed=false overflow=true`},
 	} {
 		got := logged(t, "info", "logfmt", test.announcement)
+		if test.announcement.Overflow { // another line, before it
+			_, got, _ = strings.Cut(got, "\n")
+		}
 		// The time stands first, and the line of the source file is not of interest.
 		_, got, _ = strings.Cut(strings.TrimSpace(got), " ")
 		before, after, _ := strings.Cut(got, "announce.go:")
@@ -111,6 +114,20 @@ func TestAnnouncementFields(t *testing.T) {
 		if got := before + "announce.go " + after; got != test.want {
 			t.Errorf("logged\n%s\nwant\n%s", got, test.want)
 		}
+	}
+}
+
+// TestOverflowIsToldOnce: which flag to raise is said once, whatever else is, and again only where that was lost.
+func TestOverflowIsToldOnce(t *testing.T) {
+	crowded := bpf.Announcement{Overflow: true, Cgroup: bpf.Cgroup{ID: 9, Path: "/a"}, Process: bpf.Process{Name: "b"}}
+	out := logged(t, "warn", "logfmt", bpf.Announcement{}, crowded, crowded, crowded)
+	if strings.Count(out, "\n") != 1 || !strings.Contains(out, "raise --series.limit") || !strings.HasSuffix(out, "workload=/a process=b\n") {
+		t.Errorf("said:\n%s", out)
+	}
+	a := NewLog(slog.New(full{slog.DiscardHandler}))
+	a.Announce(crowded)
+	if a.toldOverflow.Load() {
+		t.Error("what the log had no room for is not said again")
 	}
 }
 

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -10,9 +11,10 @@ import (
 	"time"
 )
 
-// maxConnections is how many clients may be connected at one time, over all
-// addresses that are served. Each costs some 20 KiB, with TLS some 60.
-const maxConnections = 256
+// MaxConnections is how many clients may be connected at one time, over all
+// addresses that are served. Each costs some 20 KiB, with TLS some 60, and a file
+// descriptor.
+const MaxConnections = 256
 
 // connections keeps their number. Who comes when it is reached is let in, and
 // another one is closed for it: a set of connections that do nothing, or do not
@@ -21,6 +23,7 @@ type connections struct {
 	mu     sync.Mutex
 	open   map[net.Conn]*connection
 	closed uint64
+	most   int // 0: MaxConnections
 }
 
 type connection struct {
@@ -47,7 +50,7 @@ func (c *connections) note(conn net.Conn, state http.ConnState) net.Conn {
 			c.open = make(map[net.Conn]*connection)
 		}
 		var excess net.Conn
-		if len(c.open) >= maxConnections {
+		if len(c.open) >= cmp.Or(c.most, MaxConnections) {
 			excess = c.leastMissed(from(conn))
 			delete(c.open, excess)
 			c.closed++
@@ -117,6 +120,13 @@ func closeNow(conn net.Conn) {
 		conn = over.NetConn()
 	}
 	_ = conn.Close() // there is nobody to tell
+}
+
+// limit sets how many there may be, before any is.
+func (c *connections) limit(most int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.most = most
 }
 
 // made is how many connections were closed to make room.

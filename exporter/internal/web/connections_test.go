@@ -153,7 +153,7 @@ func TestIdleConnectionsDoNotLockOut(t *testing.T) {
 	defer server.Stop()
 	defer http.DefaultClient.CloseIdleConnections()
 	const more = 40
-	for n := range maxConnections + more {
+	for n := range MaxConnections + more {
 		listener := one
 		if n%2 == 0 {
 			listener = other

@@ -50,6 +50,10 @@ type limits struct {
 	unread      atomic.Uint64 // answers that were given up
 }
 
+// LimitConnections sets how many clients may be connected at one time, where that
+// must be fewer than MaxConnections. It is for before Start.
+func (s *State) LimitConnections(most int) { s.limits.connections.limit(most) }
+
 // ConnectionsClosed is how many connections were closed to make room for others.
 func (s *State) ConnectionsClosed() uint64 { return s.limits.connections.made() }
 
