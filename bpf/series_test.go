@@ -730,37 +730,37 @@ func TestIdleSeriesEnd(t *testing.T) {
 // has carried on.
 func TestIdleSeriesEndWhole(t *testing.T) {
 	k, s := newFakeOf(fakeLimit, byFirst)
+	x := seriesKey{"pod", Process{Name: "x"}, Check{Capability: 21}}
 	k.cgroup(1, "pod", "a")
 	k.cgroup(2, "pod", "b")
 	k.ask(1, "x", 3, time.Second)
 	k.ask(2, "x", 5, time.Second)
-	k.ask(0, "busy", 1, time.Second)
-	s.carried[seriesKey{"pod", Process{Name: "x"}, Check{Capability: 21}}] = carriedSeries{cgroup: Cgroup{Path: "/pod/gone"}, count: 7}
-	endAt(t, s, time.Minute)
-	k.ask(2, "x", 1, time.Hour)
-	k.ask(0, "busy", 1, time.Hour)
-	if endAt(t, s, time.Hour+2*time.Minute) || s.evicted != 0 {
+	s.carried[x] = carriedSeries{cgroup: Cgroup{Path: "/pod/gone"}, count: 7}
+	end := func(now time.Duration) bool {
+		k.ask(0, "busy", 1, now)
+		k.ask(1, "busy", 1, now) // in the same workload
+		return endAt(t, s, now)
+	}
+	end(time.Minute)
+	k.ask(1, "x", 1, time.Hour) // in the first of its slots
+	if end(time.Hour+2*time.Minute) || s.evicted != 0 {
 		t.Fatal("a series was evicted of which one slot has counted")
 	}
-	// Neither has one that counted in a slot which is no more.
-	s.retired = []retiredSlot{{slot: 99, key: seriesKey{"pod", Process{Name: "x"}, Check{Capability: 21}}, carry: true, grown: 2 * time.Hour, since: 3 * time.Hour}}
-	k.ask(0, "busy", 1, 2*time.Hour+time.Minute)
-	if endAt(t, s, 2*time.Hour+5*time.Minute) || s.evicted != 0 {
+	// Neither has one ended that counted in a slot which is no more.
+	s.retired = []retiredSlot{{slot: 99, key: x, carry: true, grown: 2 * time.Hour, since: 3 * time.Hour}}
+	if end(2*time.Hour+5*time.Minute) || s.evicted != 0 {
 		t.Fatal("a series was evicted that has counted in a slot which is retired")
 	}
-	key := s.retired[0].key
-	c := s.carried[key]
-	c.grown = 2 * time.Hour
-	s.retired, s.carried[key] = nil, c
-	if endAt(t, s, 2*time.Hour+6*time.Minute) || s.evicted != 0 {
+	s.retired = nil
+	s.carried[x] = carriedSeries{cgroup: Cgroup{Path: "/pod/gone"}, count: 7, grown: 2 * time.Hour}
+	if end(2*time.Hour+6*time.Minute) || s.evicted != 0 {
 		t.Fatal("a series was evicted that has counted in a slot which was released")
 	}
-	k.ask(0, "busy", 1, 3*time.Hour)
-	if !endAt(t, s, 3*time.Hour+5*time.Minute) || s.evicted != 1 {
+	if !end(3*time.Hour+5*time.Minute) || s.evicted != 1 {
 		t.Fatalf("%d series evicted, want the one", s.evicted)
 	}
-	got, ended := ownersOf(t, s, 3*time.Hour)
-	if want := []owner{{"/", "busy", 4}}; !slices.Equal(got, want) || ended != 3+6+7 {
+	got, ended := ownersOf(t, s, 4*time.Hour)
+	if want := []owner{{"/", "busy", 5}, {"/pod/a", "busy", 5}}; !slices.Equal(got, want) || ended != 4+5+7 {
 		t.Errorf("left: %v, and %d ended, want %v and 16", got, ended, want)
 	}
 }

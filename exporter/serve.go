@@ -56,6 +56,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 		SeriesLimit: cfg.seriesLimit,
 		Logger:      logger, // it says which source is in use, and why others are not
 		Announce:    announcements.Announce,
+		Name:        collectors.Workload,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
