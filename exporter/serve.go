@@ -65,7 +65,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	if err := settle(e, cfg, tracer, logger); err != nil {
 		return err
 	}
-	if err := registry.Register(collectors.New(tracer)); err != nil {
+	if err := registry.Register(collectors.New(tracer, nil)); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 

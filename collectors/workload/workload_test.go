@@ -117,6 +117,8 @@ func documented() []row {
 		{"systemd: src/run/run.c", "/system.slice/run-1234.scope", numberedUnit("run-*.scope", "run-1234.scope")},
 		{"systemd-run(1)", userPath + "/app.slice/run-u7.service", ofUser("/run-*.service")},
 		{"systemd.unit(5): a unit that people named", "/system.slice/run-parts.service", unit("run-parts.service")},
+		{"systemd.unit(5): a unit that people named", "/system.slice/run-rcafe.service", unit("run-rcafe.service")},
+		{"systemd.unit(5): a unit that people named", "/system.slice/worker@a-1-2.service", unit("worker@a-1-2.service")},
 		{"systemd.mount(5): /run/user/1000", "/system.slice/run-user-1000.mount", unit("run-user-1000.mount")},
 		{
 			"systemd.socket(5), Accept=", "/system.slice/system-sshd.slice/sshd@3-192.0.2.1:22-198.51.100.7:51234.service",
@@ -242,6 +244,7 @@ func documented() []row {
 		{"Incus: doc/explanation/projects.md", "/lxc.payload.shop_web/init.scope", aMachine("shop_web", "")},
 		{"systemd-nspawn(1)", "/machine.slice/systemd-nspawn@web.service/payload", aMachine("web", "systemd-nspawn@web.service")},
 		{"systemd-machined.service(8)", `/machine.slice/machine-my\x2dbox.scope/payload/system.slice`, aMachine("my-box", `machine-my\x2dbox.scope`)},
+		{"systemd-machined.service(8)", `/machine.slice/machine-box\x2d.scope`, aMachine("box-", `machine-box\x2d.scope`)},
 		{"libvirt: docs/cgroups.rst", `/machine.slice/machine-qemu\x2d1\x2dweb\x2d1.scope/libvirt/emulator`, aMachine("web-1", `machine-qemu\x2d1\x2dweb\x2d1.scope`)},
 		{"libvirt: docs/cgroups.rst, after its next start", `/machine.slice/machine-qemu\x2d23\x2dweb\x2d1.scope/libvirt/vcpu0`, aMachine("web-1", `machine-qemu\x2d23\x2dweb\x2d1.scope`)},
 		{"libvirt: docs/cgroups.rst, a partition", `/machine.slice/machine-prod.slice/machine-lxc\x2d7\x2ddb.scope`, aMachine("db", `machine-lxc\x2d7\x2ddb.scope`)},
@@ -262,6 +265,8 @@ func documented() []row {
 		{"libcgroup: cgcreate(1)", "/batch/low", aPath("/batch/low")},
 		{"dockerd(8), --cgroup-parent without systemd", "/batch/" + id, aPath("/batch/*")},
 		{"Kubernetes: --cgroup-root without systemd", "/custom/kubepods/burstable/pod" + uid + "/" + id, aPath("/custom/kubepods/burstable/pod*/*")},
+		{"libcgroup: cgcreate(1), a word of 25 letters", "/abcdefghijklmnopqrstuvwxy", aPath("/abcdefghijklmnopqrstuvwxy")},
+		{"libcgroup: cgcreate(1), more than a UUID", "/" + uid + "x", aPath("/" + uid + "x")},
 		{"Kata Containers: docs/design/host-cgroups.md", "/kata_overhead/" + id, aPath("/kata_overhead/*")},
 	}
 }
@@ -337,6 +342,8 @@ func TestImpostors(t *testing.T) {
 		{"and a machine", "/given/lxc.payload.web", "/given/lxc.payload.web"},
 		{"and Slurm's user", "/given/slurm/uid_0/job_1", "/given/slurm/uid_0/job_1"},
 
+		{"a folder of an engine's name in a slice", "/batch.slice/docker/" + id, "/batch.slice/docker/*"},
+		{"Slurm's folder of no user", "/slurm/uid_joe/job_1", "/slurm/uid_joe/job_1"},
 		{"a container is called like the identifier of another, too short", "/docker/" + id[:63], "/docker/*"},
 		{"in upper case", "/docker/" + strings.ToUpper(id), "/docker/" + strings.ToUpper(id)},
 		{"with something behind it", "/docker/" + id + "x", "/docker/" + id + "x"},
