@@ -126,10 +126,11 @@ func makeAside(args []string) error {
 
 // TestAsideOfTheKey: what a slot leaves to its series when it changes hands is still set aside.
 func TestAsideOfTheKey(t *testing.T) {
-	w := WorkloadCount{Check: Check{Capability: 21}, Process: Process{Name: "perf"}}
-	plain := keyOf(&w)
-	w.Aside = Aside{Fallback: true, First: 38}
-	if key := keyOf(&w); key == plain || key.aside != w.Aside {
+	r := programs.WhoRecord{}
+	r.Key.What = 21
+	plain := keyOf(&cgroupState{}, &r)
+	r.Key.What |= 39 << programs.WhatAfterShift
+	if key, want := keyOf(&cgroupState{}, &r), (Aside{Fallback: true, First: 38}); key == plain || key.aside != want {
 		t.Errorf("the key is %+v, without the aside %+v", key, plain)
 	}
 }

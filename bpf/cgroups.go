@@ -21,6 +21,8 @@ type cgroupTable interface {
 // are gone.
 type cgroups struct {
 	table  cgroupTable
+	nameOf func(Cgroup) string
+	root   *cgroupState
 	known  map[uint64]*cgroupState // by serial number
 	v1, v2 bool                    // which hierarchies have named a workload so far
 }
@@ -28,20 +30,39 @@ type cgroups struct {
 // A cgroupState is what is known of a cgroup.
 type cgroupState struct {
 	cgroup Cgroup
+	name   string        // of its workload
 	gone   time.Duration // boot time; 0: it exists
 	// There was no memory for the record, or it was taken away while somebody in a cgroup that is gone asked once more. Then nobody
 	// tells when it goes, and it is taken for gone from here on: what still asks is given another slot, and a record.
 	nameless bool
 }
 
-func newCgroups(table cgroupTable) *cgroups {
-	return &cgroups{table: table, known: map[uint64]*cgroupState{}}
+func newCgroups(table cgroupTable, nameOf func(Cgroup) string) *cgroups {
+	c := &cgroups{table: table, nameOf: nameOf, known: map[uint64]*cgroupState{}}
+	c.root = c.state(Cgroup{Path: "/"})
+	return c
+}
+
+func (c *cgroups) state(cgroup Cgroup) *cgroupState {
+	return &cgroupState{cgroup: cgroup, name: c.name(cgroup)}
+}
+
+// name is that of a cgroup's workload.
+func (c *cgroups) name(cgroup Cgroup) string { return c.nameOf(shown(cgroup)) }
+
+// pathName takes each path for a workload, and each cgroup of whose path something is missing.
+func pathName(c Cgroup) string {
+	c = shown(c)
+	if c.ID == 0 {
+		return c.Path
+	}
+	return fmt.Sprintf("%d %s", c.ID, c.Path)
 }
 
 // of returns what is known of a cgroup. now is the boot time.
 func (c *cgroups) of(serial uint64, now time.Duration) (*cgroupState, error) {
 	if serial == 0 {
-		return &cgroupState{cgroup: Cgroup{Path: "/"}}, nil
+		return c.root, nil
 	}
 	if state := c.known[serial]; state != nil && !state.nameless {
 		return state, nil
@@ -52,13 +73,17 @@ func (c *cgroups) of(serial uint64, now time.Duration) (*cgroupState, error) {
 	}
 	if r == nil {
 		if c.known[serial] == nil {
-			c.known[serial] = &cgroupState{cgroup: Cgroup{ID: serial}, gone: now, nameless: true}
+			state := c.state(Cgroup{ID: serial})
+			state.gone, state.nameless = now, true
+			c.known[serial] = state
 		}
 		return c.known[serial], nil
 	}
 	c.v1, c.v2 = c.v1 || r.V1 != 0, c.v2 || r.V1 == 0
-	c.known[serial] = &cgroupState{cgroup: pathOf(r), gone: time.Duration(r.Offline)}
-	return c.known[serial], nil
+	state := c.state(pathOf(r))
+	state.gone = time.Duration(r.Offline)
+	c.known[serial] = state
+	return state, nil
 }
 
 // left notes that a cgroup is gone. One that is not known yet needs no note: its record has one.
@@ -97,9 +122,9 @@ func (c *cgroups) forget(serial uint64) error {
 }
 
 // dropNameless lets go of those that no slot is of.
-func (c *cgroups) dropNameless(used map[uint64]bool) {
+func (c *cgroups) dropNameless(used map[uint64]*cgroupState) {
 	for serial, state := range c.known {
-		if state.nameless && !used[serial] {
+		if state.nameless && used[serial] == nil {
 			delete(c.known, serial)
 		}
 	}

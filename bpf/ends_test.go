@@ -1,8 +1,10 @@
 package bpf
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -125,6 +127,81 @@ func TestRestart(t *testing.T) {
 	s := checkIdentities(t, tr)
 	if n, series := seriesOf(s, "/service", name); series != 0 || endedCount(s) != 4 {
 		t.Errorf("%d checks in %d series at the end, and %d ended, want 0, 0 and 4", n, series, endedCount(s))
+	}
+}
+
+// TestPodRestarts has containers come and go in a pod, each in a cgroup of its own: what they count is one series, which has begun with
+// the first of them, and ends with the pod.
+func TestPodRestarts(t *testing.T) {
+	for _, hierarchy := range []string{"v2", "pids"} {
+		t.Run(hierarchy, func(t *testing.T) {
+			if hierarchyMount(t, hierarchy) == "" {
+				return // a kernel that has v2 alone
+			}
+			podRestarts(t, hierarchy)
+		})
+	}
+}
+
+func podRestarts(t *testing.T, hierarchy string) {
+	const pod, name = "/kubepods-pod12fdc709_933e_41d0_917f_cd84de9afa94.slice", "crasher"
+	tr := openLive(t, Options{
+		Retention: time.Millisecond, quarantine: time.Millisecond, second: neverNow(),
+		Name: func(c Cgroup) string { return filepath.Dir(c.Path) },
+	})
+	path := tiny(t, name)
+	dir := newCgroupIn(t, hierarchy, pod)
+	pause, container := filepath.Join(dir, "pause.scope"), func(i int) string { return filepath.Join(dir, fmt.Sprint("cri-", i, ".scope")) }
+	t.Cleanup(func() { _ = os.Remove(pause) })
+	if err := os.Mkdir(pause, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, inCgroups(t, exec.Command(tiny(t, "pause")), pause))
+	var began time.Time
+	look := func(want uint64) {
+		t.Helper()
+		var n uint64
+		created := time.Now()
+		s := checkIdentities(t, tr)
+		for _, w := range s.Workloads {
+			if filepath.Dir(w.Cgroup.Path) == pod && w.Process.Name == name {
+				n += w.Count
+				if w.Created.Before(created) {
+					created = w.Created
+				}
+			}
+		}
+		if began.IsZero() {
+			began = created
+		}
+		if n != want || want > 0 && !created.Equal(began) {
+			t.Fatalf("%d checks since %s, want %d since %s", n, created, want, began)
+		}
+	}
+	const restarts = 6
+	for i := range restarts {
+		if err := os.Mkdir(container(i), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		run(t, inCgroups(t, exec.Command(path), container(i)))
+		look(uint64(i + 1))
+		if err := os.Remove(container(i)); err != nil {
+			t.Fatal(err)
+		}
+		look(uint64(i + 1))
+		endAll(t, tr)
+		look(uint64(i + 1))
+	}
+	if s := snapshot(t, tr); records(t, tr) > s.Series {
+		t.Errorf("%d records of cgroups for %d slots", records(t, tr), s.Series)
+	}
+	if err := os.Remove(pause); err != nil {
+		t.Fatal(err)
+	}
+	endAll(t, tr)
+	look(0)
+	if ended := endedCount(snapshot(t, tr)); ended != restarts+1 {
+		t.Errorf("%d checks ended, want %d", ended, restarts+1)
 	}
 }
 

@@ -13,7 +13,7 @@ import (
 func TestAnnouncement(t *testing.T) {
 	k := &fakeKernel{cgroups: map[uint64]*programs.CgroupRecord{}}
 	k.cgroup(5, "service")
-	tr := &Tracer{cgroups: newCgroups(fakeCgroups{k}), clock: bootClock{wall: time.Unix(1000, 0), boot: 10 * time.Second}}
+	tr := &Tracer{cgroups: newCgroups(fakeCgroups{k}, pathName), clock: bootClock{wall: time.Unix(1000, 0), boot: 10 * time.Second}}
 	r := programs.Announcement{
 		Time: uint64(12 * time.Second), Cgroup: 5, Syscall: 170, Tgid: 1, Tid: 2, Uid: 3, Euid: 4, NsTgid: 5,
 		Slot: programs.WhoFixed, What: 21 | programs.WhatDenied, Fresh: 1, Part: 2*(39+1) | 1,

@@ -1,9 +1,11 @@
 package bpf
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -12,17 +14,24 @@ import (
 	"capability_exporter/bpf/internal/programs"
 )
 
-// A seriesKey is what people tell a series by. A service that is restarted has a new cgroup of the same path, and its series
-// goes on; where the path is not whole, people see the cgroup's number, too.
+// A seriesKey is what people tell a series by. A service that is restarted has a new cgroup, and so has each container of a pod: while
+// they have one name, their series goes on.
 type seriesKey struct {
-	cgroup  Cgroup // without its ID where the path alone is shown
+	name    string // of the workload
 	process Process
 	check   Check
 	aside   Aside
 }
 
-func keyOf(w *WorkloadCount) seriesKey {
-	return seriesKey{shown(w.Cgroup), w.Process, w.Check, w.Aside}
+func keyOf(state *cgroupState, r *programs.WhoRecord) seriesKey {
+	return seriesKey{state.name, processOf(programs.KindOf(r), r.Name[:]), checkOf(uint32(r.Key.What)), asideOf(partOf(r))}
+}
+
+// whole is what is shown as one series, all of which must end at one time: with those of its checks that are set aside, which have slots
+// of their own.
+func (k seriesKey) whole() seriesKey {
+	k.aside = Aside{}
+	return k
 }
 
 // shown is what people see of a cgroup.
@@ -33,11 +42,13 @@ func shown(c Cgroup) Cgroup {
 	return c
 }
 
-// A carriedSeries is what the slots of cgroups that are gone had counted, while another cgroup of the same path lives on.
+// A carriedSeries is what slots that are no more had counted, while a cgroup of the workload lives on.
 type carriedSeries struct {
+	cgroup  Cgroup // one of those that it was counted in
 	count   uint64
 	created time.Time
 	sites   []string
+	grown   time.Duration // boot time at which one of its slots was last seen to have grown
 }
 
 // A slotTable is the kernel side's own of who slots.
@@ -69,6 +80,13 @@ type series struct {
 	retired []retiredSlot
 }
 
+func newSeries(limit int, retention, quarantine time.Duration) *series {
+	return &series{
+		limit: limit, retention: retention, quarantine: quarantine,
+		idle: map[uint32]idleSlot{}, base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
+	}
+}
+
 // A retiredSlot no longer has a series of its own. A program that found it before may still be about to count in it, so it is
 // given to nobody else for a while, and what it has counted stands under key: carried on if set, and else ended.
 type retiredSlot struct {
@@ -76,10 +94,12 @@ type retiredSlot struct {
 	owner   uint64
 	pool    uint32
 	key     seriesKey
+	cgroup  Cgroup // as it is shown
 	carry   bool
 	created time.Time
 	sites   []string
-	since   time.Duration // boot time
+	grown   time.Duration // boot times
+	since   time.Duration
 }
 
 // An idleSlot is what a slot had counted when that was last seen to have grown.
@@ -164,7 +184,7 @@ func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended [
 func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	add := func(key seriesKey, c carriedSeries) {
 		carried = append(carried, WorkloadCount{
-			Check: key.check, Aside: key.aside, Cgroup: key.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+			Check: key.check, Aside: key.aside, Cgroup: c.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
 		})
 	}
 	for key, c := range s.carried {
@@ -176,7 +196,7 @@ func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	}
 	for _, r := range s.retired {
 		if r.carry {
-			add(r.key, carriedSeries{count: s.count(r.slot), created: r.created, sites: r.sites})
+			add(r.key, carriedSeries{cgroup: r.cgroup, count: s.count(r.slot), created: r.created, sites: r.sites})
 		} else {
 			sums[r.key.check] += s.count(r.slot)
 		}
@@ -187,7 +207,7 @@ func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	return carried, ended
 }
 
-// end ends the series of paths whose last cgroup has been gone for the retention, and takes the slots of all cgroups that have been.
+// end ends the series of workloads whose last cgroup has been gone for the retention, and takes the slots of all cgroups that have been.
 // It tells whether it took any: each CPU's cache must then ask the table again. What is counted must have been read just before.
 func (s *series) end(now time.Duration) (took bool, err error) {
 	if err := s.free(now); err != nil {
@@ -198,97 +218,136 @@ func (s *series) end(now time.Duration) (took bool, err error) {
 	if err != nil {
 		return took, err
 	}
-	retention := s.retention
-	if scarce {
-		retention = min(retention, scarceRetention)
-	}
-	over, used := map[uint64]bool{}, map[uint64]bool{}
-	served := map[Cgroup]bool{} // by what is shown: those with a cgroup that exists or is still within the retention
+	used, live := map[uint64]*cgroupState{}, map[string]bool{}
 	err = s.each(func(_ uint32, r *programs.WhoRecord) error {
 		state, err := s.cgroups.of(r.Key.Cgroup, now)
 		if err != nil {
 			return err
 		}
-		used[r.Key.Cgroup] = true
-		if state.over(now, retention) {
-			over[r.Key.Cgroup] = true
-		} else {
-			served[shown(state.cgroup)] = true
-		}
+		used[r.Key.Cgroup] = state
+		live[state.name] = live[state.name] || state.gone == 0
 		return nil
 	})
 	if err != nil {
 		return took, err
 	}
+	over := map[uint64]bool{}
+	served := map[string]bool{} // workloads with a cgroup that exists or is still within the retention
+	for serial, state := range used {
+		retention := s.retention
+		switch {
+		case scarce && live[state.name]:
+			retention = 0 // the series goes on without the slot
+		case scarce:
+			retention = min(retention, scarceRetention)
+		}
+		over[serial] = state.over(now, retention)
+		served[state.name] = served[state.name] || !over[serial]
+	}
 	s.cgroups.dropNameless(used)
-	s.endCarried(func(c Cgroup) bool { return !served[c] })
-	if err := s.forgetUnused(evicted); err != nil {
+	s.endCarried(func(key seriesKey) bool { return !served[key.name] })
+	if err := s.trimCarried(); err != nil {
 		return took, err
 	}
-	if len(over) == 0 {
-		return took, nil
+	if err := s.forgetUnused(evicted); err != nil {
+		return took, err
 	}
 	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
 		if !over[r.Key.Cgroup] {
 			return nil
 		}
-		w, err := s.workload(r, now)
-		if err != nil {
-			return err
-		}
-		return s.retire(slot, r, &w, served[shown(w.Cgroup)], now)
+		took = true
+		_, err := s.retire(slot, r, func(key seriesKey) bool { return served[key.name] }, now)
+		return err
 	})
 	if err != nil {
-		return true, err
+		return took, err
 	}
 	for serial := range over {
+		if !over[serial] {
+			continue
+		}
 		if err := s.cgroups.forget(serial); err != nil {
-			return true, err
+			return took, err
 		}
 	}
-	return true, nil
+	return took, nil
 }
 
 // evict ends series that have been idle for long, denials and user namespaces first, until half of the slots are free. It tells
 // whose it took, by the cgroup's serial number, and whether slots are scarce: whether more than half are in use.
+//
+// A series ends as a whole, with all of its slots and what it has carried on, or else it would count backwards.
 func (s *series) evict(now time.Duration) (took map[uint64]bool, scarce bool, err error) {
-	var idle [programs.PoolGranted + 1][]uint32
 	inUse := len(s.retired)
-	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
+	err = s.each(func(slot uint32, _ *programs.WhoRecord) error {
 		inUse++
-		n := s.count(slot)
-		if last, known := s.idle[slot]; !known || last.count != n {
+		if n := s.count(slot); s.idle[slot].count != n {
 			s.idle[slot] = idleSlot{n, now}
-		} else if now-last.since >= idleRetention {
-			idle[r.Pool&programs.PoolGranted] = append(idle[r.Pool&programs.PoolGranted], slot)
 		}
 		return nil
 	})
-	if err != nil {
+	if err != nil || inUse <= s.limit/2 {
 		return nil, false, err
 	}
+	idle, err := s.idleSeries(now)
+	if err != nil {
+		return nil, true, err
+	}
 	took = map[uint64]bool{}
-	scarce = inUse > s.limit/2
-	for _, slot := range slices.Concat(idle[:]...) {
+	for _, slots := range idle {
 		if inUse <= s.limit/2 {
 			break
 		}
-		r, err := record[programs.WhoRecord](s.records, slot)
-		if err != nil {
-			return took, scarce, err
-		}
-		w, err := s.workload(r, now)
-		if err != nil {
-			return took, scarce, err
-		}
-		if err := s.retire(slot, r, &w, false, now); err != nil {
-			return took, scarce, err
-		}
-		took[r.Key.Cgroup] = true
-		inUse--
 		s.evicted++
+		for _, slot := range slots {
+			r, err := record[programs.WhoRecord](s.records, slot)
+			if err != nil {
+				return took, true, err
+			}
+			key, err := s.retire(slot, r, func(seriesKey) bool { return false }, now)
+			if err != nil {
+				return took, true, err
+			}
+			s.drop(key)
+			took[r.Key.Cgroup] = true
+			inUse--
+		}
 	}
-	return took, scarce, nil
+	return took, true, nil
+}
+
+// idleSeries are the slots of each series that has counted nothing for long, denials and user namespaces first.
+func (s *series) idleSeries(now time.Duration) (idle [][]uint32, err error) {
+	slots, busy := map[seriesKey][]uint32{}, map[seriesKey]bool{}
+	var pools [programs.PoolGranted + 1][]seriesKey
+	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
+		state, err := s.cgroups.of(r.Key.Cgroup, now)
+		if err != nil {
+			return err
+		}
+		key := keyOf(state, r).whole()
+		if slots[key] == nil {
+			pools[r.Pool&programs.PoolGranted] = append(pools[r.Pool&programs.PoolGranted], key)
+		}
+		slots[key] = append(slots[key], slot)
+		busy[key] = busy[key] || now-s.idle[slot].since < idleRetention
+		return nil
+	})
+	for _, r := range s.retired {
+		key := r.key.whole()
+		busy[key] = busy[key] || r.carry && now-r.grown < idleRetention
+	}
+	for key, c := range s.carried {
+		key = key.whole()
+		busy[key] = busy[key] || now-c.grown < idleRetention
+	}
+	for _, key := range slices.Concat(pools[:]...) {
+		if !busy[key] {
+			idle = append(idle, slots[key])
+		}
+	}
+	return idle, err
 }
 
 // forgetUnused forgets those cgroups, of whose slots some were evicted, that have none any more. One that nothing has been counted in
@@ -314,31 +373,97 @@ func (s *series) forgetUnused(evicted map[uint64]bool) error {
 	return nil
 }
 
-// retire takes a slot from its key, and into quarantine. Its series goes on without it if carry is set, and ends if not.
-func (s *series) retire(slot uint32, r *programs.WhoRecord, w *WorkloadCount, carry bool, now time.Duration) error {
-	if err := s.slots.Take(r.Key); err != nil {
-		return fmt.Errorf("retire a slot: %w", err)
+// retire takes a slot from its key, and into quarantine. Its series, which is returned, goes on without it if carry says so of it, and
+// ends if not.
+func (s *series) retire(slot uint32, r *programs.WhoRecord, carry func(seriesKey) bool, now time.Duration) (seriesKey, error) {
+	state, err := s.cgroups.of(r.Key.Cgroup, now)
+	if err != nil {
+		return seriesKey{}, err
 	}
+	w, err := s.workload(r, now)
+	if err != nil {
+		return seriesKey{}, err
+	}
+	if err := s.slots.Take(r.Key); err != nil {
+		return seriesKey{}, fmt.Errorf("retire a slot: %w", err)
+	}
+	key := keyOf(state, r)
 	s.last[slot] = r.Created
 	s.retired = append(s.retired, retiredSlot{
-		slot: slot, owner: r.Owner, pool: r.Pool, key: keyOf(w), carry: carry, created: w.Created, sites: w.CallSites, since: now,
+		slot: slot, owner: r.Owner, pool: r.Pool, key: key, cgroup: shown(w.Cgroup), carry: carry(key), created: w.Created, sites: w.CallSites,
+		grown: s.idle[slot].since, since: now,
 	})
-	return nil
+	return key, nil
 }
 
-// endCarried ends what was carried on for paths that are no more.
-func (s *series) endCarried(gone func(Cgroup) bool) {
+// endCarried ends what was carried on for workloads that are no more.
+func (s *series) endCarried(gone func(seriesKey) bool) {
 	for i := range s.retired {
-		if gone(s.retired[i].key.cgroup) {
+		if gone(s.retired[i].key) {
 			s.retired[i].carry = false
 		}
 	}
 	for key, c := range s.carried {
-		if gone(key.cgroup) {
+		if gone(key) {
 			s.ended[key.check] += c.count
 			delete(s.carried, key)
 		}
 	}
+}
+
+// drop ends what is carried on of one series.
+func (s *series) drop(key seriesKey) {
+	s.endCarried(func(k seriesKey) bool { return k.whole() == key.whole() })
+}
+
+// trimCarried sees to it that no more series without a slot are carried on than there are slots: somebody who has one cgroup that stays
+// could else have any number of them. Denials and user namespaces end first, and then what has counted nothing for longest. A series that
+// has a slot goes on in it, and so must what it has carried on.
+func (s *series) trimCarried() error {
+	over := len(s.carried) - s.limit
+	if over <= 0 {
+		return nil
+	}
+	counted := map[seriesKey]bool{}
+	for _, r := range s.retired {
+		counted[r.key.whole()] = counted[r.key.whole()] || r.carry
+	}
+	err := s.each(func(_ uint32, r *programs.WhoRecord) error {
+		state, err := s.cgroups.of(r.Key.Cgroup, 0)
+		if err != nil {
+			return err
+		}
+		counted[keyOf(state, r).whole()] = true
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	parts, grown := map[seriesKey]int{}, map[seriesKey]time.Duration{}
+	for key, c := range s.carried {
+		if key = key.whole(); !counted[key] {
+			parts[key]++
+			grown[key] = max(grown[key], c.grown)
+		}
+	}
+	granted := func(key seriesKey) int {
+		if key.check.Denied || key.check.UserNS {
+			return 0
+		}
+		return 1
+	}
+	left := slices.SortedFunc(maps.Keys(parts), func(a, b seriesKey) int {
+		return cmp.Or(cmp.Compare(granted(a), granted(b)), cmp.Compare(grown[a], grown[b]))
+	})
+	for _, key := range left {
+		if over <= 0 {
+			break
+		}
+		over -= parts[key]
+		s.drop(key)
+		s.evicted++
+	}
+	return nil
 }
 
 // free gives back the slots that have been out of use long enough.
@@ -346,9 +471,7 @@ func (s *series) free(now time.Duration) error {
 	kept := s.retired[:0]
 	var failed error
 	for _, r := range s.retired {
-		_, known := s.carried[r.key]
-		full := r.carry && !known && len(s.carried) >= s.limit
-		if failed != nil || full || now-r.since < s.quarantine {
+		if failed != nil || now-r.since < s.quarantine {
 			kept = append(kept, r)
 			continue
 		}
@@ -375,6 +498,7 @@ func (s *series) release(r retiredSlot) {
 		return
 	}
 	c, known := s.carried[r.key]
+	c.cgroup, c.grown = r.cgroup, max(c.grown, r.grown)
 	c.count += n
 	if !known || r.created.Before(c.created) {
 		c.created = r.created

@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"hash/crc32"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +25,7 @@ type fakeKernel struct {
 	cgroups map[uint64]*programs.CgroupRecord
 	lookups int
 	failing error
+	part    uint64 // of what is asked
 }
 
 func (k *fakeKernel) Take(key programs.WhoKey) error { delete(k.whos, key); return k.failing }
@@ -45,25 +49,32 @@ func (k fakeCgroups) Delete(serial uint64) error { delete(k.cgroups, serial); re
 const fakeLimit = 4
 
 // newFake makes series of so many slots, whose retention and quarantine are ten and five seconds.
-func newFake() (*fakeKernel, *series) {
+func newFake() (*fakeKernel, *series) { return newFakeOf(fakeLimit, pathName) }
+
+func newFakeOf(limit int, nameOf func(Cgroup) string) (*fakeKernel, *series) {
 	k := &fakeKernel{
 		whos: map[programs.WhoKey]uint32{}, counted: map[uint32]uint64{}, cgroups: map[uint64]*programs.CgroupRecord{},
-		records: make([]byte, (programs.WhoFixed+fakeLimit)*binary.Size(programs.WhoRecord{})),
+		records: make([]byte, (programs.WhoFixed+limit)*binary.Size(programs.WhoRecord{})),
 	}
-	for slot := range uint32(fakeLimit) {
+	for slot := range uint32(limit) {
 		k.free = append(k.free, programs.WhoFixed+slot)
 	}
-	return k, &series{
-		limit: fakeLimit, retention: 10 * time.Second, quarantine: 5 * time.Second,
-		records: bytes.NewReader(k.records), slots: k, counts: k, cgroups: newCgroups(fakeCgroups{k}),
-		symbol: func(uint32) (string, error) { return "somewhere", nil },
-		idle:   map[uint32]idleSlot{}, base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
-	}
+	s := newSeries(limit, 10*time.Second, 5*time.Second)
+	s.records, s.slots, s.counts = bytes.NewReader(k.records), k, k
+	s.cgroups = newCgroups(fakeCgroups{k}, nameOf)
+	s.symbol = func(uint32) (string, error) { return "somewhere", nil }
+	return k, s
+}
+
+// byFirst takes all that lies below one folder for one workload.
+func byFirst(c Cgroup) string {
+	name, _, _ := strings.Cut(strings.TrimPrefix(c.Path, "/"), "/")
+	return name
 }
 
 // ask counts n checks of CAP_SYS_ADMIN by somebody, as the kernel side does. It tells whether there was a slot.
 func (k *fakeKernel) ask(serial uint64, name string, n uint64, at time.Duration) bool {
-	key := programs.WhoKey{Cgroup: serial, Name: uint64(len(name)), What: 21}
+	key := programs.WhoKey{Cgroup: serial, Name: uint64(crc32.ChecksumIEEE([]byte(name))), What: 21 | k.part}
 	slot, known := k.whos[key]
 	if !known {
 		if len(k.free) == 0 {
@@ -82,10 +93,12 @@ func (k *fakeKernel) ask(serial uint64, name string, n uint64, at time.Duration)
 	return true
 }
 
-// cgroup makes a cgroup's record.
-func (k *fakeKernel) cgroup(serial uint64, name string) {
-	r := &programs.CgroupRecord{Serial: serial, Id: 100 + serial, Len: uint32(len(name) + 1)}
-	copy(r.Names[:], name)
+// cgroup makes the record of a cgroup, which lies in the folders that are given from the root on.
+func (k *fakeKernel) cgroup(serial uint64, names ...string) {
+	slices.Reverse(names)
+	all := strings.Join(names, "\x00") + "\x00"
+	r := &programs.CgroupRecord{Serial: serial, Id: 100 + serial, Len: uint32(len(all))}
+	copy(r.Names[:], all)
 	k.cgroups[serial] = r
 }
 
@@ -285,7 +298,7 @@ func TestCarriedNames(t *testing.T) {
 	cgroups := []Cgroup{{ID: 1, Path: "/whole"}, {ID: 2, Path: "/whole"}, {ID: 3, Path: "/tail", Truncated: true}, {ID: 4, Path: "/tail", Truncated: true}}
 	for i, c := range cgroups {
 		k.counted[uint32(i)] = 10
-		s.release(retiredSlot{slot: uint32(i), key: keyOf(&WorkloadCount{Cgroup: c}), carry: true})
+		s.release(retiredSlot{slot: uint32(i), key: seriesKey{name: s.cgroups.name(c)}, cgroup: shown(c), carry: true})
 	}
 	carried, ended := s.left()
 	got := map[Cgroup]uint64{}
@@ -296,7 +309,7 @@ func TestCarriedNames(t *testing.T) {
 	if !maps.Equal(got, want) || len(ended) != 0 {
 		t.Errorf("carried %v, ended %v, want %v", got, ended, want)
 	}
-	s.endCarried(func(c Cgroup) bool { return c == cgroups[2] })
+	s.endCarried(func(key seriesKey) bool { return key.name == s.cgroups.name(cgroups[2]) })
 	if carried, ended := s.left(); len(carried) != 2 || len(ended) != 1 || ended[0].Count != 10 {
 		t.Errorf("carried %v, ended %v after one of them was gone", carried, ended)
 	}
@@ -343,7 +356,7 @@ func TestSeriesBegan(t *testing.T) {
 		t.Errorf("carried %+v, want one since %s", carried, began)
 	}
 	// Another that began later changes nothing.
-	s.release(retiredSlot{slot: 99, key: keyOf(&carried[0]), carry: true, created: began.Add(time.Hour)})
+	s.release(retiredSlot{slot: 99, key: seriesKey{"/service", carried[0].Process, carried[0].Check, Aside{}}, carry: true, created: began.Add(time.Hour)})
 	if carried, _ = s.left(); len(carried) != 1 || !carried[0].Created.Equal(began) {
 		t.Errorf("carried %+v, want one since %s", carried, began)
 	}
@@ -392,39 +405,286 @@ func TestKnownCgroups(t *testing.T) {
 		t.Errorf("%+v, %v, want /d, which has a name by now", state, err)
 	}
 	for _, used := range []bool{true, false} {
-		s.cgroups.dropNameless(map[uint64]bool{3: used})
+		slots := map[uint64]*cgroupState{}
+		if used {
+			slots[3] = s.cgroups.known[3]
+		}
+		s.cgroups.dropNameless(slots)
 		if known := s.cgroups.known[3] != nil; known != used || len(s.cgroups.known) < 2 {
 			t.Errorf("in use: %t, known: %t of %d", used, known, len(s.cgroups.known))
 		}
 	}
 }
 
-// TestCarriedLimit: what is carried on has no more keys than there are slots. A slot of one key more waits, and still counts.
+// TestShownToName: who names workloads sees of a cgroup what stays the same over restarts, and is asked once for each.
+func TestShownToName(t *testing.T) {
+	var asked []Cgroup
+	k, s := newFakeOf(fakeLimit, func(c Cgroup) string { asked = append(asked, c); return c.Path })
+	k.cgroup(1, "a")
+	k.cgroup(2, "b")
+	k.cgroups[2].Truncated = 1
+	for range 3 {
+		for _, serial := range []uint64{0, 1, 2, 3} {
+			if _, err := s.cgroups.of(serial, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	want := []Cgroup{{Path: "/"}, {Path: "/a"}, {ID: 102, Path: "/b", Truncated: true}, {ID: 3}}
+	if !slices.Equal(asked, want) {
+		t.Errorf("asked for %v, want %v", asked, want)
+	}
+}
+
+// TestCarriedLimit: of the series that no slot counts any more no more are carried on than there are slots. Those of denials end
+// first, then those that have counted nothing for longest, and none that still has a slot.
 func TestCarriedLimit(t *testing.T) {
-	k, s := newFake()
-	keyOfPath := func(path string) seriesKey { return keyOf(&WorkloadCount{Cgroup: Cgroup{Path: path}}) }
+	k, s := newFakeOf(fakeLimit, byFirst)
+	k.cgroup(1, "pod", "stays")
+	k.ask(1, "stays", 1, 1)
+	key := func(process string, check Check) seriesKey {
+		return seriesKey{"pod", Process{Name: process}, check, Aside{}}
+	}
+	admin := Check{Capability: 21}
+	s.carried[key("stays", admin)] = carriedSeries{count: 100} // as a container before it had counted
+	s.carried[key("waits", admin)] = carriedSeries{count: 200}
+	s.retired = []retiredSlot{{slot: 99, key: key("waits", admin), carry: true, since: time.Hour}}
 	for i := range fakeLimit {
-		s.carried[keyOfPath(string(rune('a'+i)))] = carriedSeries{count: 1}
+		s.carried[key(fmt.Sprint("left", i), admin)] = carriedSeries{count: 10, grown: time.Duration(i)}
 	}
-	s.retired = []retiredSlot{{slot: 1, key: keyOfPath("more"), carry: true}, {slot: 2, key: keyOfPath("a"), carry: true}, {slot: 3, key: keyOfPath("ended")}}
-	k.free, k.counted = nil, map[uint32]uint64{1: 10, 2: 10, 3: 10}
-	if err := s.free(time.Hour); err != nil {
-		t.Fatal(err)
+	denied := Check{Capability: 21, Denied: true}
+	s.carried[key("denied", denied)] = carriedSeries{count: 5, grown: time.Hour}
+	if endAt(t, s, time.Second) {
+		t.Error("a slot was taken")
 	}
-	if !slices.Equal(k.free, []uint32{2, 3}) || len(s.retired) != 1 || len(s.carried) != fakeLimit {
-		t.Errorf("freed %v, with %d carried and %d retired", k.free, len(s.carried), len(s.retired))
+	for process, want := range map[string]bool{"stays": true, "waits": true, "left0": false, "left1": false, "left2": true, "left3": true} {
+		if _, ok := s.carried[key(process, admin)]; ok != want {
+			t.Errorf("%s is carried on: %t", process, ok)
+		}
 	}
-	carried, ended := s.left()
-	var n uint64
-	for _, w := range carried {
-		n += w.Count
+	if s.ended[denied] != 5 || s.ended[admin] != 20 || s.evicted != 3 || len(s.carried) != fakeLimit {
+		t.Errorf("ended %v, %d evicted, %d carried on", s.ended, s.evicted, len(s.carried))
 	}
-	if n != fakeLimit+20 || len(ended) != 1 || ended[0].Count != 10 {
-		t.Errorf("%d carried on and %v ended", n, ended)
+}
+
+// TestPodGoesOn: containers come one after the other in a pod, beside one that stays. What they count is one series that has begun with
+// the first, until the last one has been gone for the retention.
+func TestPodGoesOn(t *testing.T) {
+	k, s := newFakeOf(8, byFirst)
+	s.clock = bootClock{wall: time.Unix(1000, 0)}
+	k.cgroup(1, "pod", "pause")
+	k.ask(1, "runc", 1, time.Second)
+	const restarts = 20
+	for i := range uint64(restarts) {
+		at := time.Duration(i+1) * time.Minute
+		k.cgroup(i+2, "pod", fmt.Sprint("container", i))
+		if !k.ask(i+2, "crasher", 10, at) {
+			t.Fatalf("no slot for restart %d", i)
+		}
+		endAt(t, s, at+30*time.Second)
+		all, _, ended, err := s.all(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var n uint64
+		began := time.Time{}
+		for _, w := range all {
+			if w.Process.Name == "crasher" && byFirst(w.Cgroup) == "pod" {
+				n += w.Count
+				if began.IsZero() || w.Created.Before(began) {
+					began = w.Created
+				}
+			}
+		}
+		if n != 10*(i+1) || len(ended) != 0 || !began.Equal(time.Unix(1060, 0)) {
+			t.Fatalf("%d checks since %s after %d restarts, ended %v", n, began, i, ended)
+		}
+		s.cgroups.left(i+2, at+40*time.Second)
 	}
-	s.endCarried(func(c Cgroup) bool { return c.Path == "b" })
-	if err := s.free(time.Hour); err != nil || !slices.Contains(k.free, 1) {
-		t.Errorf("freed %v (%v) when there was room", k.free, err)
+	s.cgroups.left(1, time.Hour)
+	endAt(t, s, time.Hour+10*time.Second) // within the retention
+	if got, _ := ownersOf(t, s, time.Hour); len(got) == 0 {
+		t.Error("the series ended with the last container")
+	}
+	endAt(t, s, time.Hour+11*time.Second)
+	k.check(t, s, time.Hour, 10*restarts+1)
+}
+
+// TestSeriesNeverCountBackwards has many cgroups of a few workloads come and go, ask and be idle, in any order. What people see as one
+// series never falls while it has begun at the same time, and nothing is lost: what is no more in any series has ended.
+func TestSeriesNeverCountBackwards(t *testing.T) {
+	type seen struct {
+		count   uint64
+		created time.Time
+	}
+	var ends, evictions, comebacks int
+	for seed := range uint64(60) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		k, s := newFakeOf(16, byFirst)
+		var now time.Duration
+		var living []uint64
+		serial := uint64(0)
+		before, endedBefore := map[string]seen{}, uint64(0)
+		for range 400 {
+			now += time.Duration(rng.Int64N(int64([]time.Duration{time.Second, 10 * time.Second, time.Hour}[rng.IntN(3)]))) + 1
+			switch rng.IntN(8) {
+			case 0, 1:
+				serial++
+				k.cgroup(serial, fmt.Sprint("pod", rng.IntN(3)), fmt.Sprint("container", serial))
+				living = append(living, serial)
+			case 2:
+				if len(living) > 0 {
+					i := rng.IntN(len(living))
+					if k.cgroups[living[i]] != nil {
+						k.cgroups[living[i]].Offline = uint64(now)
+					}
+					s.cgroups.left(living[i], now)
+					living = slices.Delete(living, i, i+1)
+				}
+			case 3, 4, 5:
+				if len(living) > 0 {
+					asking := living[rng.IntN(len(living))]
+					if k.cgroups[asking] == nil { // its record went with its last slot, and comes with the next
+						k.cgroup(asking, fmt.Sprint("pod", rng.IntN(3)), fmt.Sprint("container", asking))
+					}
+					k.part = rng.Uint64N(2) * programs.WhatProbe // with a slot of its own, and in the same series
+					k.ask(asking, []string{"a", "b", "denied"}[rng.IntN(3)], 1+rng.Uint64N(5), now)
+				}
+			default:
+				endAt(t, s, now)
+			}
+			all, _, over, err := s.all(now)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, ended := map[string]seen{}, uint64(0)
+			for _, c := range over {
+				ended += c.Count
+			}
+			sum := ended
+			for _, w := range all {
+				key := fmt.Sprint(s.cgroups.name(w.Cgroup), w.Process, w.Check)
+				one, known := after[key]
+				one.count += w.Count
+				if !known || w.Created.Before(one.created) {
+					one.created = w.Created
+				}
+				after[key] = one
+				sum += w.Count
+			}
+			var counted uint64
+			for _, n := range k.counted {
+				counted += n
+			}
+			if sum != counted {
+				t.Fatalf("seed %d, at %s: %d counted, %d in series and ended", seed, now, counted, sum)
+			}
+			if len(s.carried) > 2*16 || len(s.retired) > 16 {
+				t.Fatalf("seed %d: %d carried on, %d retired", seed, len(s.carried), len(s.retired))
+			}
+			for key, was := range before {
+				is, there := after[key]
+				switch {
+				case !there:
+					ends++
+				case is.created.Equal(was.created):
+					if is.count < was.count {
+						t.Fatalf("seed %d, at %s: %s fell from %d to %d", seed, now, key, was.count, is.count)
+					}
+					continue
+				case is.created.Before(was.created):
+					t.Fatalf("seed %d, at %s: %s began %s, and now %s", seed, now, key, was.created, is.created)
+				default:
+					comebacks++
+				}
+				if ended < endedBefore+was.count {
+					t.Fatalf("seed %d, at %s: %s is no more, and of its %d have %d ended", seed, now, key, was.count, ended-endedBefore)
+				}
+			}
+			before, endedBefore = after, ended
+		}
+		evictions += int(s.evicted)
+	}
+	if ends < 100 || evictions < 100 {
+		t.Errorf("%d series ended, %d were evicted: too few to tell anything", ends, evictions)
+	}
+	t.Log(ends, "ended,", evictions, "evicted,", comebacks, "came back at once")
+}
+
+// TestChurn has containers come and go for twenty minutes, 100,000 an hour, in pods that stay: what is kept of them stays what it is,
+// also where they need more slots than there are.
+func TestChurn(t *testing.T) {
+	const limit, pods, containers, every = 4096, 100, 33_333, time.Hour / 100_000
+	for _, slots := range []int{1, 5} {
+		k, s := newFakeOf(limit, byFirst)
+		s.retention, s.quarantine = 5*time.Minute, time.Minute
+		for pod := range uint64(pods) {
+			k.cgroup(pod+1, fmt.Sprint("pod", pod), "pause")
+			k.ask(pod+1, "0", 1, 1)
+		}
+		type alive struct {
+			serial uint64
+			until  time.Duration
+		}
+		var living []alive
+		var asked, most int
+		missed, inTheEnd := 0, 0
+		now := time.Duration(0)
+		for i := range uint64(containers) {
+			now += every
+			serial := i + pods + 1
+			for process := range slots {
+				if process == 0 {
+					k.cgroup(serial, fmt.Sprint("pod", i%pods), fmt.Sprint(i))
+				}
+				if asked++; !k.ask(serial, fmt.Sprint(process), 1, now) {
+					missed++
+				}
+			}
+			living = append(living, alive{serial, now + 2*time.Second})
+			for len(living) > 0 && living[0].until <= now {
+				k.cgroups[living[0].serial].Offline = uint64(now)
+				s.cgroups.left(living[0].serial, now)
+				living = living[1:]
+			}
+			if i%280 == 0 { // ten seconds
+				endAt(t, s, now)
+				for serial := range k.cgroups { // the kernel keeps no record without a slot
+					if s.cgroups.known[serial] == nil && serial < living[0].serial {
+						delete(k.cgroups, serial)
+					}
+				}
+				most = max(most, len(s.carried)+len(s.retired)+len(s.cgroups.known)+len(s.idle))
+			}
+		}
+		for end := now + 7*time.Minute; now < end; now += 10 * time.Second {
+			for _, one := range living {
+				k.cgroups[one.serial].Offline = uint64(now)
+				s.cgroups.left(one.serial, now)
+			}
+			living = nil
+			endAt(t, s, now)
+		}
+		all, inUse, _, err := s.all(2 * time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var counted uint64
+		names := map[string]bool{}
+		for _, w := range all {
+			names[byFirst(w.Cgroup)+" "+w.Process.Name] = true
+			counted += w.Count
+		}
+		for range limit {
+			if len(k.free) > 0 && k.ask(1, fmt.Sprint("later", inTheEnd), 1, 2*time.Hour) {
+				inTheEnd++
+			}
+		}
+		t.Logf("%d slots each: %d of %d found none; %d series of %d rows, %d slots in use, %d free; at most %d things were kept",
+			slots, missed, asked, len(names), len(all), inUse, inTheEnd, most)
+		if slots == 1 && missed > 0 || len(names) != pods*slots || most > 5*limit || counted != uint64(asked-missed+pods) || inTheEnd != limit-inUse {
+			t.Error("something grows, or is lost")
+		}
 	}
 }
 
@@ -467,6 +727,45 @@ func TestIdleSeriesEnd(t *testing.T) {
 	endAt(t, s, now+scarceRetention+1)
 	if got, _ := ownersOf(t, s, now); slices.ContainsFunc(got, func(o owner) bool { return o.path == "/a" }) {
 		t.Errorf("%v are still there, and slots are scarce", got)
+	}
+}
+
+// TestIdleSeriesEndWhole: a series that several slots count is idle when all of them are, and ends with all of them and with what it
+// has carried on.
+func TestIdleSeriesEndWhole(t *testing.T) {
+	k, s := newFakeOf(fakeLimit, byFirst)
+	x := seriesKey{"pod", Process{Name: "x"}, Check{Capability: 21}, Aside{}}
+	k.cgroup(1, "pod", "a")
+	k.cgroup(2, "pod", "b")
+	k.ask(1, "x", 3, time.Second)
+	k.ask(2, "x", 5, time.Second)
+	s.carried[x] = carriedSeries{cgroup: Cgroup{Path: "/pod/gone"}, count: 7}
+	end := func(now time.Duration) bool {
+		k.ask(0, "busy", 1, now)
+		k.ask(1, "busy", 1, now) // in the same workload
+		return endAt(t, s, now)
+	}
+	end(time.Minute)
+	k.ask(1, "x", 1, time.Hour) // in the first of its slots
+	if end(time.Hour+2*time.Minute) || s.evicted != 0 {
+		t.Fatal("a series was evicted of which one slot has counted")
+	}
+	// Neither has one ended that counted in a slot which is no more.
+	s.retired = []retiredSlot{{slot: 99, key: x, carry: true, grown: 2 * time.Hour, since: 3 * time.Hour}}
+	if end(2*time.Hour+5*time.Minute) || s.evicted != 0 {
+		t.Fatal("a series was evicted that has counted in a slot which is retired")
+	}
+	s.retired = nil
+	s.carried[x] = carriedSeries{cgroup: Cgroup{Path: "/pod/gone"}, count: 7, grown: 2 * time.Hour}
+	if end(2*time.Hour+6*time.Minute) || s.evicted != 0 {
+		t.Fatal("a series was evicted that has counted in a slot which was released")
+	}
+	if !end(3*time.Hour+5*time.Minute) || s.evicted != 1 {
+		t.Fatalf("%d series evicted, want the one", s.evicted)
+	}
+	got, ended := ownersOf(t, s, 4*time.Hour)
+	if want := []owner{{"/", "busy", 5}, {"/pod/a", "busy", 5}}; !slices.Equal(got, want) || ended != 4+5+7 {
+		t.Errorf("left: %v, and %d ended, want %v and 16", got, ended, want)
 	}
 }
 

@@ -28,6 +28,9 @@ type Options struct {
 	RingSize    int           // bytes, a power of two and a multiple of the page size; 0: 256 KiB
 	Retention   time.Duration // how long a series is still served after its cgroup is gone; 0: 5 minutes
 	Logger      *slog.Logger  // nil: none
+	// Name tells which cgroups are one workload to people: those of one name. A series goes on for as long as one of them lives. It sees
+	// a cgroup's ID only where the path is not whole, and is called once for each cgroup. nil: those of one path.
+	Name func(Cgroup) string
 	// Announce is called for each record of the ring buffer, by one goroutine; while it runs the ring fills. nil: dropped.
 	Announce func(Announcement)
 	// Fits is asked before the maps are made whether there is memory for them, where the kernel charges it to the memory cgroup
@@ -63,6 +66,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Name == nil {
+		o.Name = pathName
 	}
 	if o.Announce == nil {
 		o.Announce = func(Announcement) {}
@@ -231,13 +237,10 @@ func (t *Tracer) start() (err error) {
 		return err
 	}
 	t.counters = newCounters(pages, maps["pages"].MaxEntries()/t.settings.BankPages, &t.settings)
-	t.cgroups = newCgroups(cgroupMap{maps["cgroups"]})
-	t.series = &series{
-		limit: t.opts.SeriesLimit, retention: t.opts.Retention, quarantine: t.opts.quarantine,
-		records: whoRecords, slots: t.slots(),
-		counts: t.counters, cgroups: t.cgroups, clock: t.clock, symbol: t.siteRecords.symbol,
-		idle: map[uint32]idleSlot{}, base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
-	}
+	t.cgroups = newCgroups(cgroupMap{maps["cgroups"]}, t.opts.Name)
+	t.series = newSeries(t.opts.SeriesLimit, t.opts.Retention, t.opts.quarantine)
+	t.series.records, t.series.slots, t.series.counts = whoRecords, t.slots(), t.counters
+	t.series.cgroups, t.series.clock, t.series.symbol = t.cgroups, t.clock, t.siteRecords.symbol
 	if err := t.objects.Attach(); err != nil {
 		return err
 	}

@@ -48,14 +48,14 @@ func TestAsidesArePartsOfTheChecks(t *testing.T) {
 		t.Errorf("checks: %v, want %v", got, want)
 	}
 	if got, want := sumBy(families["capability_workload_fallback_checks_total"], []string{"capability", "fallback", "result", "scope", "workload", "process"}, nil), map[string]float64{
-		"CAP_PERFMON CAP_SYS_ADMIN granted host /system.slice/perf.service perf": 6,
-		"CAP_PERFMON CAP_SYS_ADMIN denied host /system.slice/perf.service perf":  1,
-		"CAP_CHOWN CAP_CHOWN denied userns /system.slice/nginx.service nginx":    1,
+		"CAP_PERFMON CAP_SYS_ADMIN granted host perf.service perf": 6,
+		"CAP_PERFMON CAP_SYS_ADMIN denied host perf.service perf":  1,
+		"CAP_CHOWN CAP_CHOWN denied userns nginx.service nginx":    1,
 	}; !maps.Equal(got, want) {
 		t.Errorf("fallbacks: %v, want %v", got, want)
 	}
 	if got, want := sumBy(families["capability_workload_probe_denials_total"], []string{"capability", "scope", "workload", "process"}, nil), map[string]float64{
-		"CAP_FSETID host /system.slice/nginx.service nginx": 5,
+		"CAP_FSETID host nginx.service nginx": 5,
 	}; !maps.Equal(got, want) {
 		t.Errorf("probes: %v, want %v", got, want)
 	}

@@ -38,13 +38,13 @@ type Collector struct {
 	failed *prometheus.Desc
 }
 
-// New returns the collector of a tracer's metrics.
-func New(tracer Tracer) *Collector {
+// New returns the collector of a tracer's metrics. pods may be nil.
+func New(tracer Tracer, pods Pods) *Collector {
 	checks := newChecks()
 	return &Collector{
 		tracer: tracer,
 		source: newSource(),
-		parts:  []part{checks, newWorkloads(), newAsides(), newCallSites(), newLosses()},
+		parts:  []part{checks, newWorkloads(), newAsides(), newInfo(pods), newCallSites(), newLosses()},
 		failed: checks.total,
 	}
 }

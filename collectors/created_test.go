@@ -59,7 +59,8 @@ func TestCreatedTimestamps(t *testing.T) {
 		{"capability_exporter_overflow_checks_total", "", attached},
 		{"capability_exporter_unclassified_checks_total", "", attached},
 		// The oldest of two slots, whichever comes first.
-		{"capability_workload_checks_total", "CAP_SYS_ADMIN mount granted host /system.slice/backup.service", after(20)},
+		{"capability_workload_checks_total", "CAP_SYS_ADMIN mount granted host backup.service", after(20)},
+		{"capability_workload_checks_total", "CAP_SYS_CHROOT app granted host pod/12fdc709-933e-41d0-917f-cd84de9afa94", after(35)},
 		{"capability_call_site_checks_total", "yes path_mount CAP_SYS_ADMIN granted", after(10)},
 		{"capability_call_site_checks_total", "no mmap_region CAP_SYS_ADMIN granted", after(0.5)},
 		// What found a table full, in slots that were there from the start.
@@ -79,7 +80,7 @@ func TestCreatedTimestamps(t *testing.T) {
 // With _created samples the OpenMetrics text has one for each counter series
 // and every line is well-formed.
 func TestOpenMetricsCreatedSamples(t *testing.T) {
-	families := gather(t, New(&fakeTracer{info: fexitInfo, snapshot: realistic()}))
+	families := gather(t, New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, nil))
 	text := string(encode(t, families, expfmt.TypeOpenMetrics, expfmt.WithCreatedLines()))
 
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")

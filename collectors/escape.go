@@ -46,3 +46,26 @@ func Escape(name string) string {
 	}
 	return b.String()
 }
+
+// escapePath writes a cgroup's path as Escape does. But where nothing in it is to
+// be escaped except backslashes, and each of those begins one of systemd's own
+// escapes that Escape would not write, it stays as it is: other exporters show
+// it so, and it can be joined to theirs.
+func escapePath(path string) string {
+	rest := path
+	for {
+		before, after, found := strings.Cut(rest, `\`)
+		if strings.IndexFunc(before, unseen) >= 0 || !utf8.ValidString(before) {
+			return Escape(path)
+		}
+		if !found {
+			return path
+		}
+		if len(after) < 3 || after[0] != 'x' || after[1] < '2' || after[1] > '7' || after[1:3] == "7f" || !isHexDigit(after[2]) {
+			return Escape(path)
+		}
+		rest = after[3:]
+	}
+}
+
+func isHexDigit(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c && c <= 'f' }

@@ -3,6 +3,7 @@ package collectors
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -60,6 +61,15 @@ func check(capability cap.Value, denied, userNS bool) bpf.Check {
 	return bpf.Check{Capability: uint8(capability), Denied: denied, UserNS: userNS}
 }
 
+// digits is a container's identifier.
+func digits(d string) string { return strings.Repeat(d, 64) }
+
+// inPod is the cgroup of a container, and always of the same pod.
+func inPod(d string) string {
+	const pod = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod12fdc709_933e_41d0_917f_cd84de9afa94.slice"
+	return pod + "/cri-containerd-" + digits(d) + ".scope"
+}
+
 // realistic is a snapshot with everything that can stand in one: slots with
 // equal labels, names that try to pass for others, tables that were full,
 // borrowed credentials, ended series and checks that could not be classed. It
@@ -72,6 +82,8 @@ func realistic() *bpf.Snapshot {
 	netRaw := check(cap.NET_RAW, true, true)
 	ptrace := check(cap.SYS_PTRACE, false, false)
 	unnamed := check(future, true, false)
+	chroot := check(cap.SYS_CHROOT, false, false)
+	netAdmin := check(cap.NET_ADMIN, false, false)
 	return &bpf.Snapshot{
 		Time:     after(3600),
 		Attached: attached,
@@ -89,6 +101,8 @@ func realistic() *bpf.Snapshot {
 			{Check: ptrace, Audited: bpf.AuditedYes, Overflow: true, Count: 8, Created: attached},
 			{Check: unnamed, Audited: bpf.AuditedYes, Symbol: "_other", Count: 1, Created: after(17)},
 			{Check: check(cap.KILL, false, true), Audited: bpf.AuditedYes, Symbol: "never_hit", Count: 0, Created: after(18)},
+			{Check: chroot, Audited: bpf.AuditedYes, Symbol: "__x64_sys_chroot", Count: 12, Created: after(18)},
+			{Check: netAdmin, Audited: bpf.AuditedYes, Symbol: "rtnetlink_rcv_msg", Count: 15, Created: after(19)},
 		},
 		Workloads: []bpf.WorkloadCount{
 			// A service that was started again: same path, other cgroup.
@@ -106,6 +120,16 @@ func realistic() *bpf.Snapshot {
 			{Check: ptrace, Cgroup: bpf.Cgroup{ID: 505, Path: "/system.slice/gdb.service"}, Process: file("gdb"), Count: 3, Created: after(28)},
 			{Check: ptrace, Cgroup: bpf.Cgroup{ID: 505, Path: "/system.slice/gdb.service"}, Process: bpf.Process{Kind: bpf.ProcessOther}, Count: 4, Created: after(30)},
 			{Check: unnamed, Cgroup: bpf.Cgroup{ID: 505, Path: "/system.slice/gdb.service"}, Process: file("memfd:\xff"), Count: 1, Created: after(29)},
+			// Containers of a pod, one after the other, and what one had counted whose slot is no more.
+			{Check: chroot, Cgroup: bpf.Cgroup{ID: 601, Path: inPod("4")}, Process: file("app"), Count: 5, Created: after(40)},
+			{Check: chroot, Cgroup: bpf.Cgroup{ID: 602, Path: inPod("5")}, Process: file("app"), Count: 4, Created: after(50)},
+			{Check: chroot, Cgroup: bpf.Cgroup{Path: inPod("3")}, Process: file("app"), Count: 3, Created: after(35)},
+			// One of each kind.
+			{Check: netAdmin, Cgroup: bpf.Cgroup{ID: 701, Path: `/system.slice/system-openvpn.slice/openvpn@to\x2doffice.service`}, Process: file("openvpn"), Count: 1, Created: after(41)},
+			{Check: netAdmin, Cgroup: bpf.Cgroup{ID: 702, Path: "/user.slice/user-1000.slice/user@1000.service/app.slice/run-u7.service"}, Process: file("ip"), Count: 2, Created: after(42)},
+			{Check: netAdmin, Cgroup: bpf.Cgroup{ID: 703, Path: "/user.slice/user-1000.slice/session-3.scope"}, Process: file("ip"), Count: 3, Created: after(43)},
+			{Check: netAdmin, Cgroup: bpf.Cgroup{ID: 704, Path: "/system.slice/docker-" + digits("6") + ".scope"}, Process: file("ip"), Count: 4, Created: after(44)},
+			{Check: netAdmin, Cgroup: bpf.Cgroup{ID: 705, Path: "/lxc.payload.w\\eb/init.scope"}, Process: file("ip"), Count: 5, Created: after(45)},
 		},
 		Borrowed:     []bpf.CheckCount{{Check: sysAdmin, Count: 4}, {Check: sysAdmin, Count: 1}, {Check: ptrace, Count: 2}, {Check: check(cap.KILL, false, true), Count: 0}},
 		Ended:        []bpf.CheckCount{{Check: sysAdmin, Count: 5}, {Check: ptrace, Count: 6}},
@@ -114,7 +138,7 @@ func realistic() *bpf.Snapshot {
 		RingWithheld: 13,
 		Unwinds:      14,
 		MissedRuns:   15,
-		Series:       12,
+		Series:       19,
 		SeriesLimit:  4096,
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"capability_exporter/bpf"
+	"capability_exporter/collectors/workload"
 )
 
 // unescapeBytes is the inverse of escapeBytes: where it exists for all that
@@ -83,39 +84,50 @@ func FuzzProcess(f *testing.F) {
 	})
 }
 
-// decodeWorkload is the inverse of Workload.
-func decodeWorkload(label string) (bpf.Cgroup, error) {
+// decodeWorkload is the inverse of Workload: the name, or the cgroup where the
+// path was not known.
+func decodeWorkload(label string) (name string, unknown bpf.Cgroup, err error) {
 	ours, found := strings.CutPrefix(label, "[cgroup:")
 	if !found {
-		path, err := unescapeName(label)
-		return bpf.Cgroup{Path: path}, err
+		// A slash at the beginning or a machine, or else a unit, a pod or a
+		// container, in which nothing is escaped that systemd has not.
+		if strings.HasPrefix(label, "/") || strings.HasPrefix(label, `\`) || strings.Contains(label, "machine/") {
+			name, err = unescapeName(label)
+			return name, unknown, err
+		}
+		return label, unknown, nil
 	}
 	number, path, _ := strings.Cut(ours, "]")
 	id, err := strconv.ParseUint(number, 10, 64)
 	if err != nil {
-		return bpf.Cgroup{}, err
+		return "", unknown, err
 	}
 	path, err = unescapeBytes(path)
-	return bpf.Cgroup{ID: id, Path: path, Truncated: path != ""}, err
+	return "", bpf.Cgroup{ID: id, Path: path, Truncated: path != ""}, err
 }
 
 func FuzzWorkload(f *testing.F) {
-	for i, path := range seeds {
+	for i, path := range append(seeds, `/system.slice/a\x2db.service`, inPod("1"), "/docker/"+digits("1"), "/lxc.payload.x", `/lxc.payload.\xff`) {
 		f.Add(uint64(i), path, i%2 == 0)
 		f.Add(uint64(i), path, i%2 == 1)
 	}
 	f.Fuzz(func(t *testing.T, id uint64, path string, truncated bool) {
 		label := Workload(bpf.Cgroup{ID: id, Path: path, Truncated: truncated})
 		checkValid(t, label)
-		want := bpf.Cgroup{ID: id, Path: path, Truncated: truncated}
+		if path != "" && !strings.HasPrefix(path, "/") && !truncated {
+			return // the kernel gives none such
+		}
+		want, wantUnknown := "", bpf.Cgroup{}
 		switch {
 		case path == "": // nothing is known but the number, truncated or not
-			want.Truncated = false
-		case !truncated: // a whole path says all
-			want.ID = 0
+			wantUnknown.ID = id
+		case truncated:
+			wantUnknown = bpf.Cgroup{ID: id, Path: path, Truncated: true}
+		default:
+			want = workload.Parse(path).Name
 		}
-		if back, err := decodeWorkload(label); err != nil || back != want {
-			t.Errorf("%#v is written %q, which reads %#v, %v", want, label, back, err)
+		if name, unknown, err := decodeWorkload(label); err != nil || name != want || unknown != wantUnknown {
+			t.Errorf("%q is written %q, which reads %q, %#v, %v", path, label, name, unknown, err)
 		}
 	})
 }

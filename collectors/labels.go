@@ -7,6 +7,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
+	"capability_exporter/collectors/workload"
 )
 
 // Label values of the exporter's own. No name of a workload, process or call
@@ -89,14 +90,27 @@ func Process(p bpf.Process) string {
 	}
 }
 
-// Workload returns the cgroup's path, escaped as escapeName does. Where the
-// path or its beginning is not known the cgroup's number takes its place, as
-// in "[cgroup:4711]" or "[cgroup:4711]/app/worker".
+// Workload returns what people call the cgroup, see package workload, escaped as
+// escapeName does; a unit stands there as systemd writes it. Where the path or
+// its beginning is not known the cgroup's number takes its place, as in
+// "[cgroup:4711]" or "[cgroup:4711]/app/worker".
 func Workload(c bpf.Cgroup) string {
-	if c.Path != "" && !c.Truncated {
-		return escapeName(c.Path)
+	if c.Path == "" || c.Truncated {
+		return fmt.Sprintf("[cgroup:%d]%s", c.ID, Escape(c.Path))
 	}
-	return fmt.Sprintf("[cgroup:%d]%s", c.ID, Escape(c.Path))
+	return workloadName(workload.Parse(c.Path))
+}
+
+// workloadName writes a name. Those of units have backslashes of systemd's own
+// and nothing else that Escape would write, and no other name is written like
+// one of them: paths start with a slash, and machines have one in them.
+func workloadName(w workload.Workload) string {
+	switch w.Kind {
+	case workload.KindPath, workload.KindMachine:
+		return escapeName(w.Name)
+	default:
+		return w.Name
+	}
 }
 
 // VisibleWho returns the workload and the process as the metrics name them.

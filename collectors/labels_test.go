@@ -72,8 +72,19 @@ func TestProcess(t *testing.T) {
 func TestWorkload(t *testing.T) {
 	tests := map[bpf.Cgroup]string{
 		{ID: 1, Path: "/"}:                                    "/",
-		{ID: 9, Path: "/system.slice/sshd.service"}:           "/system.slice/sshd.service",
-		{ID: 9, Path: `/system.slice/dev-disk\x2d1.swap`}:     `/system.slice/dev-disk\\x2d1.swap`,
+		{ID: 9, Path: "/system.slice/sshd.service"}:           "sshd.service",
+		{ID: 9, Path: `/system.slice/dev-disk\x2d1.swap`}:     `dev-disk\x2d1.swap`,
+		{ID: 9, Path: `/system.slice/dev-caf\xc3\xa9.swap`}:   `dev-caf\xc3\xa9.swap`,
+		{ID: 9, Path: "/system.slice/dev-café.swap"}:          "/system.slice/dev-café.swap",
+		{ID: 9, Path: "/system.slice/dev-caf\xc3.swap"}:       `/system.slice/dev-caf\xc3.swap`,
+		{ID: 9, Path: `/foo/dev-caf\xc3.swap`}:                `/foo/dev-caf\\xc3.swap`,
+		{ID: 9, Path: "/system.slice/__other.service"}:        "_other.service",
+		{ID: 9, Path: inPod("1")}:                             "pod/12fdc709-933e-41d0-917f-cd84de9afa94",
+		{ID: 9, Path: inPod("1"), Truncated: true}:            "[cgroup:9]" + inPod("1"),
+		{ID: 9, Path: "/docker/" + digits("1")}:               "container/111111111111",
+		{ID: 9, Path: "/lxc.payload.a\nb"}:                    `machine/a\x0ab`,
+		{ID: 9, Path: `/lxc.payload.a\x0ab`}:                  `machine/a\\x0ab`,
+		{ID: 9, Path: "/foo/" + digits("1")}:                  "/foo/*",
 		{ID: 9, Path: "/a/_other/[b]"}:                        "/a/_other/[b]",
 		{ID: 9, Path: "/\xff"}:                                `/\xff`,
 		{ID: 9, Path: "_other"}:                               `\_other`, // not absolute: the kernel gives none such

@@ -27,7 +27,7 @@ func newWorkloads() workloads {
 		seriesLimit: desc("capability_exporter_workload_series_limit",
 			"Workload series there is room for, as set by --series.limit."),
 		evicted: desc("capability_exporter_evicted_series_total",
-			"Workload series that ended because they had counted nothing for an hour and more than half of the room was in use."),
+			"Workload series that ended because they had counted nothing for an hour and more than half of the room was in use, or because more than there is room for had no cgroup left that counts in them."),
 	}
 }
 

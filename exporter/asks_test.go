@@ -17,22 +17,32 @@ import (
 // "CAP_BPF granted" and how often.
 func (p *process) asks(t *testing.T, executable string) map[string]float64 {
 	t.Helper()
+	counts := map[string]float64{}
+	for _, metric := range p.series(t, "capability_workload_checks_total") {
+		if labels := labelsOf(metric); labels["process"] == executable {
+			counts[labels["capability"]+" "+labels["result"]] += value(metric)
+		}
+	}
+	return counts
+}
+
+// series returns those of a metric.
+func (p *process) series(t *testing.T, name string) []*dto.Metric {
+	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, err := parser.TextToMetricFamilies(strings.NewReader(p.get(t, "/metrics").body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	counts := map[string]float64{}
-	for _, metric := range families["capability_workload_checks_total"].GetMetric() {
-		labels := map[string]string{}
-		for _, pair := range metric.GetLabel() {
-			labels[pair.GetName()] = pair.GetValue()
-		}
-		if labels["process"] == executable {
-			counts[labels["capability"]+" "+labels["result"]] += value(metric)
-		}
+	return families[name].GetMetric()
+}
+
+func labelsOf(metric *dto.Metric) map[string]string {
+	labels := map[string]string{}
+	for _, pair := range metric.GetLabel() {
+		labels[pair.GetName()] = pair.GetValue()
 	}
-	return counts
+	return labels
 }
 
 func value(metric *dto.Metric) float64 { return metric.GetCounter().GetValue() }

@@ -67,6 +67,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 		Logger:      logger, // it says which source is in use, and why others are not
 		Announce:    announcements.Announce,
 		Fits:        func(kernel bpf.Memory) error { return memory.Fits(kernel, cfg.seriesLimit) },
+		Name:        collectors.Workload,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
@@ -75,7 +76,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	if err := settle(e, cfg, tracer, logger); err != nil {
 		return err
 	}
-	if err := registry.Register(collectors.New(tracer)); err != nil {
+	if err := registry.Register(collectors.New(tracer, nil)); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 

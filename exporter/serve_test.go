@@ -182,8 +182,10 @@ func opens(fake tracer) func(bpf.Options) (tracer, error) {
 func TestNotReadyBeforeAttached(t *testing.T) {
 	fake, attach := &exportertest.Tracer{}, make(chan struct{})
 	i := start(t, func(o bpf.Options) (tracer, error) {
-		if o.SeriesLimit != 100 || o.Announce == nil || o.Logger == nil {
+		if o.SeriesLimit != 100 || o.Announce == nil || o.Logger == nil || o.Name == nil {
 			t.Errorf("opened with %+v", o)
+		} else if got := o.Name(bpf.Cgroup{Path: "/system.slice/nginx.service"}); got != "nginx.service" {
+			t.Errorf("cgroups of one workload are those of one name: %q", got)
 		}
 		<-attach
 		return fake, nil
@@ -215,7 +217,7 @@ func TestPageShowsWhoAsked(t *testing.T) {
 	i := start(t, opens(exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit}, goldenSnapshot())), "--web.telemetry-path=/m")
 	i.waitReady(t)
 	var page string
-	for !strings.Contains(page, "system.slice/nginx.service") {
+	for !strings.Contains(page, "<bdi>nginx.service</bdi>") {
 		page = i.get(t, "/").body
 	}
 	for _, want := range []string{"fexit", "3 of 4096", `href="/m"`} {

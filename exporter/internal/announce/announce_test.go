@@ -85,7 +85,7 @@ func TestAnnouncementFields(t *testing.T) {
 			Process: bpf.Process{Name: "ping"},
 			TGID:    100, TID: 101, UID: 65534, EUID: 1000, Comm: "ping: a", NSTGID: 7, Syscall: 41, SyscallName: "socket", Symbol: "packet_create [af_packet]",
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_NET_RAW result=denied scope=userns ` +
-			`workload=/system.slice/ping.service process=ping comm="ping: a" tgid=100 tid=101 ns_tgid=7 uid=65534 euid=1000 syscall=socket path="" call_site=packet_create fallback_of="" borrowed=false overflow=false`},
+			`workload=ping.service process=ping comm="ping: a" tgid=100 tid=101 ns_tgid=7 uid=65534 euid=1000 syscall=socket path="" call_site=packet_create fallback_of="" borrowed=false overflow=false`},
 		{bpf.Announcement{
 			New:   true,
 			Check: bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, Aside: bpf.Aside{Fallback: true, First: uint8(cap.BPF)},
