@@ -35,6 +35,7 @@ func shown(c Cgroup) Cgroup {
 
 // A carriedSeries is what the slots of cgroups that are gone had counted, while another cgroup of the same path lives on.
 type carriedSeries struct {
+	owner   uint64
 	count   uint64
 	created time.Time
 	sites   []string
@@ -126,7 +127,7 @@ func (s *series) workload(r *programs.WhoRecord, now time.Duration) (WorkloadCou
 	}
 	w := WorkloadCount{
 		Check: checkOf(uint32(r.Key.What)), Aside: asideOf(partOf(r)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
-		Created: s.clock.time(r.Created),
+		Owner: r.Owner, Created: s.clock.time(r.Created),
 	}
 	for _, site := range r.Sites {
 		if site == 0 {
@@ -164,7 +165,8 @@ func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended [
 func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	add := func(key seriesKey, c carriedSeries) {
 		carried = append(carried, WorkloadCount{
-			Check: key.check, Aside: key.aside, Cgroup: key.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+			Check: key.check, Aside: key.aside, Cgroup: key.cgroup, Process: key.process,
+			Owner: c.owner, Count: c.count, Created: c.created, CallSites: c.sites,
 		})
 	}
 	for key, c := range s.carried {
@@ -176,7 +178,7 @@ func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	}
 	for _, r := range s.retired {
 		if r.carry {
-			add(r.key, carriedSeries{count: s.count(r.slot), created: r.created, sites: r.sites})
+			add(r.key, carriedSeries{owner: r.owner, count: s.count(r.slot), created: r.created, sites: r.sites})
 		} else {
 			sums[r.key.check] += s.count(r.slot)
 		}
@@ -375,6 +377,7 @@ func (s *series) release(r retiredSlot) {
 		return
 	}
 	c, known := s.carried[r.key]
+	c.owner = r.owner
 	c.count += n
 	if !known || r.created.Before(c.created) {
 		c.created = r.created
