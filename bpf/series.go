@@ -45,6 +45,7 @@ func shown(c Cgroup) Cgroup {
 // A carriedSeries is what slots that are no more had counted, while a cgroup of the workload lives on.
 type carriedSeries struct {
 	cgroup  Cgroup // one of those that it was counted in
+	owner   uint64
 	count   uint64
 	created time.Time
 	sites   []string
@@ -146,7 +147,7 @@ func (s *series) workload(r *programs.WhoRecord, now time.Duration) (WorkloadCou
 	}
 	w := WorkloadCount{
 		Check: checkOf(uint32(r.Key.What)), Aside: asideOf(partOf(r)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
-		Created: s.clock.time(r.Created),
+		Owner: r.Owner, Created: s.clock.time(r.Created),
 	}
 	for _, site := range r.Sites {
 		if site == 0 {
@@ -184,7 +185,8 @@ func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended [
 func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	add := func(key seriesKey, c carriedSeries) {
 		carried = append(carried, WorkloadCount{
-			Check: key.check, Aside: key.aside, Cgroup: c.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+			Check: key.check, Aside: key.aside, Cgroup: c.cgroup, Process: key.process,
+			Owner: c.owner, Count: c.count, Created: c.created, CallSites: c.sites,
 		})
 	}
 	for key, c := range s.carried {
@@ -196,7 +198,7 @@ func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	}
 	for _, r := range s.retired {
 		if r.carry {
-			add(r.key, carriedSeries{cgroup: r.cgroup, count: s.count(r.slot), created: r.created, sites: r.sites})
+			add(r.key, carriedSeries{cgroup: r.cgroup, owner: r.owner, count: s.count(r.slot), created: r.created, sites: r.sites})
 		} else {
 			sums[r.key.check] += s.count(r.slot)
 		}
@@ -498,7 +500,7 @@ func (s *series) release(r retiredSlot) {
 		return
 	}
 	c, known := s.carried[r.key]
-	c.cgroup, c.grown = r.cgroup, max(c.grown, r.grown)
+	c.cgroup, c.owner, c.grown = r.cgroup, r.owner, max(c.grown, r.grown)
 	c.count += n
 	if !known || r.created.Before(c.created) {
 		c.created = r.created

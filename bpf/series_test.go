@@ -82,7 +82,7 @@ func (k *fakeKernel) ask(serial uint64, name string, n uint64, at time.Duration)
 		}
 		slot, k.free = k.free[0], k.free[1:]
 		k.whos[key] = slot
-		r := programs.WhoRecord{Key: key, Created: uint64(at), Len: uint32(len(name)), Sites: [4]uint32{1}, Pool: programs.PoolGranted}
+		r := programs.WhoRecord{Key: key, Created: uint64(at), Len: uint32(len(name)), Sites: [4]uint32{1}, Pool: programs.PoolGranted, Owner: 1000 + serial}
 		if strings.HasPrefix(name, "denied") {
 			r.Pool = 0
 		}
@@ -117,6 +117,9 @@ func ownersOf(t *testing.T, s *series, now time.Duration) (owners []owner, ended
 	}
 	for _, w := range all {
 		owners = append(owners, owner{w.Cgroup.Path, w.Process.Name, w.Count})
+		if w.Owner < 1000 {
+			t.Errorf("%s in %s draws on the share of %d", w.Process.Name, w.Cgroup.Path, w.Owner)
+		}
 	}
 	for _, c := range over {
 		ended += c.Count
@@ -203,8 +206,10 @@ func TestSeriesGoesOn(t *testing.T) {
 		if serial > 0 {
 			s.cgroups.left(serial, at)
 			endAt(t, s, at+30*time.Second)
+			ownersOf(t, s, at+30*time.Second) // while a slot is in quarantine, too
 			endAt(t, s, at+40*time.Second)
 		}
+		ownersOf(t, s, at)
 		all, _, _, err := s.all(at)
 		if err != nil {
 			t.Fatal(err)

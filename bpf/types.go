@@ -98,8 +98,11 @@ type WorkloadCount struct {
 	// Overflow is set for the slots that count what found no slot of its own,
 	// nor one of its workload's; Cgroup and Process are zero there.
 	Overflow bool
-	Count    uint64
-	Created  time.Time
+	// Owner is whose share of the slots it draws on: the cgroup itself, or the one in which a user made it. It is a number that no
+	// other has, 0 for a root.
+	Owner   uint64
+	Count   uint64
+	Created time.Time
 	// CallSites names the first few kernel functions that asked, as SiteCount.Symbol does.
 	CallSites []string
 }

@@ -36,7 +36,7 @@ func TestBinaryUnderAttack(t *testing.T) {
 		t.Errorf("%v checks in a series of its own, want 1", got)
 	}
 	p.log.waitFor(t, `level=WARN .*capability=CAP_SYS_ADMIN result=granted scope=host workload=\S+ process=(`+later+`) `)
-	row := regexp.MustCompile(`(?s)<tr class="admin"><td[^>]*>[^<]*<span class="cap">CAP_SYS_ADMIN</span></td>\s*<td[^>]*><bdi>[^<]*</bdi></td>\s*<td[^>]*><bdi>` + later + `</bdi>`)
+	row := regexp.MustCompile(`(?s)<tr class="admin"><td[^>]*>[^<]*<span class="cap">CAP_SYS_ADMIN</span></td>\s*<td[^>]*>(?:<bdi>[^<]*</bdi>|<details[^>]*><summary[^>]*><bdi[^>]*>[^<]*</bdi><bdi[^>]*>[^<]*</bdi></summary></details>)</td>\s*<td[^>]*><bdi>` + later + `</bdi>`)
 	page := ""
 	for range 40 {
 		page = strings.ReplaceAll(p.get(t, "/").body, "\n", "")
@@ -47,6 +47,10 @@ func TestBinaryUnderAttack(t *testing.T) {
 	}
 	if !row.MatchString(page) {
 		t.Errorf("no row on the page, which has %d", strings.Count(page, "<tr"))
+	}
+	found := strings.ReplaceAll(p.get(t, "/?class=admin&q="+later).body, "\n", "")
+	if n := strings.Count(found, `data-h="Process"`); n != 1 || !row.MatchString(found) {
+		t.Errorf("a filter by its name finds %d rows, want that one", n)
 	}
 	overflow := regexp.MustCompile(`(?m)^capability_exporter_(overflow_checks_total|workload_series|ring_withheld_total|announcements_dropped_total\S*) \d+`).
 		FindAllString(p.get(t, "/metrics").body, -1)

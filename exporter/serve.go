@@ -39,7 +39,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 		return err
 	}
 
-	announcements := announce.NewLog(logger)
+	announcements, denials := announce.NewLog(logger), &web.Denials{}
 	state := &web.State{}
 	if clients < web.MaxConnections {
 		logger.Warn("Few files may be open at one time, and so fewer HTTP connections than usual (systemd: LimitNOFILE=; a shell: ulimit -n)",
@@ -65,9 +65,12 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit: cfg.seriesLimit,
 		Logger:      logger, // it says which source is in use, and why others are not
-		Announce:    announcements.Announce,
-		Fits:        func(kernel bpf.Memory) error { return memory.Fits(kernel, cfg.seriesLimit) },
-		Name:        collectors.Workload,
+		Announce: func(n bpf.Announcement) {
+			announcements.Announce(n)
+			denials.Announce(n)
+		},
+		Fits: func(kernel bpf.Memory) error { return memory.Fits(kernel, cfg.seriesLimit) },
+		Name: collectors.Workload,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
@@ -80,7 +83,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := web.NewRecent(tracer)
+	history := web.NewRecent(tracer, denials)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { history.Run(historyCtx) })

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"math/big"
@@ -19,6 +20,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -229,6 +231,40 @@ func TestPageShowsWhoAsked(t *testing.T) {
 		if got := i.get(t, path).StatusCode; got != want {
 			t.Errorf("%s: %d, want %d", path, got, want)
 		}
+	}
+}
+
+// A name that somebody chose is written the same way as a label, in the log, and
+// on the page, in whichever of its places.
+func TestPageAndLogShowWhatTheLabelsHold(t *testing.T) {
+	const chosen, shown = "a\x1b[2J\u202e\xff\\ \"b", `a\x1b[2J\xe2\x80\xae\xff\\ "b`
+	slot := bpf.WorkloadCount{
+		Check: bpf.Check{Capability: uint8(cap.CHOWN), Denied: true}, Cgroup: bpf.Cgroup{ID: 1, Path: "/" + chosen}, Process: bpf.Process{Name: chosen},
+		Count: 1, Created: time.Unix(1000, 0),
+	}
+	i := start(t, func(o bpf.Options) (tracer, error) {
+		o.Announce(bpf.Announcement{Check: slot.Check, Cgroup: slot.Cgroup, Process: slot.Process, Comm: chosen, Path: "/" + chosen, SyscallName: "chown", Symbol: "chown_common"})
+		return exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit}, bpf.Snapshot{Workloads: []bpf.WorkloadCount{slot}, Series: 1, SeriesLimit: 4096}), nil
+	})
+	line := i.log.waitFor(t, `^(.*msg="Capability denied".*)$`)
+	for key, want := range map[string]string{"workload": "/" + shown, "process": shown, "comm": shown, "path": "/" + shown} {
+		if field := " " + key + "=" + strconv.Quote(want) + " "; !strings.Contains(line, field) {
+			t.Errorf("the log has %s, want%s", line, field)
+		}
+	}
+	i.waitReady(t)
+	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(shown)
+	if page := i.get(t, "/metrics").body; !strings.Contains(page, `process="`+quoted+`"`) || !strings.Contains(page, `workload="/`+quoted+`"`) {
+		t.Errorf("no label is %s:\n%s", quoted, page)
+	}
+	var names []string
+	for len(names) == 0 {
+		for _, match := range regexp.MustCompile(`<bdi>([^<]*)</bdi>`).FindAllStringSubmatch(i.get(t, "/").body, -1) {
+			names = append(names, html.UnescapeString(match[1]))
+		}
+	}
+	if want := []string{"/" + shown, shown, shown, "/" + shown}; !slices.Equal(names, want) {
+		t.Errorf("the page has %q, want %q", names, want)
 	}
 }
 

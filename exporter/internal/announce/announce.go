@@ -8,7 +8,6 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -100,7 +99,7 @@ func (l *Log) Announce(n bpf.Announcement) {
 		slog.Uint64("ns_tgid", uint64(n.NSTGID)),
 		slog.Uint64("uid", uint64(n.UID)),
 		slog.Uint64("euid", uint64(n.EUID)),
-		slog.String("syscall", syscallOf(n)),
+		slog.String("syscall", collectors.Syscall(n)),
 		slog.String("path", collectors.Escape(n.Path)),
 		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
 		slog.String("fallback_of", fallbackOf(n.Aside)),
@@ -148,18 +147,6 @@ func fallbackOf(a bpf.Aside) string {
 		return ""
 	}
 	return collectors.Capability(a.First)
-}
-
-// syscallOf names the system call: by its number where it has no name here,
-// as a 32-bit program's, and not at all where there was none.
-func syscallOf(n bpf.Announcement) string {
-	switch {
-	case n.SyscallName != "":
-		return n.SyscallName
-	case n.Syscall < 0:
-		return ""
-	}
-	return strconv.FormatInt(n.Syscall, 10)
 }
 
 func kindOf(n bpf.Announcement) kind {

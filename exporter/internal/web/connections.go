@@ -51,11 +51,11 @@ func (c *connections) note(conn net.Conn, state http.ConnState) net.Conn {
 		}
 		var excess net.Conn
 		if len(c.open) >= cmp.Or(c.most, MaxConnections) {
-			excess = c.leastMissed(from(conn))
+			excess = c.leastMissed(from(conn.RemoteAddr().String()))
 			delete(c.open, excess)
 			c.closed++
 		}
-		c.open[conn] = &connection{from: from(conn), since: time.Now()}
+		c.open[conn] = &connection{from: from(conn.RemoteAddr().String()), since: time.Now()}
 		return excess
 	case http.StateActive, http.StateIdle:
 		if known := c.open[conn]; known != nil {
@@ -96,13 +96,12 @@ func before(a, b *connection, number map[string]int) bool {
 	}
 }
 
-// from is whose a connection is: an address, or the network of one where a
-// client has as many addresses as it likes.
-func from(conn net.Conn) string {
-	text := conn.RemoteAddr().String()
-	address, err := netip.ParseAddrPort(text)
+// from is whose a remote address is: an address without its port, or the network
+// of one where a client has as many addresses as it likes.
+func from(remote string) string {
+	address, err := netip.ParseAddrPort(remote)
 	if err != nil { // a Unix socket has none, and vsock's are "host(2):1024"
-		host, _, _ := strings.Cut(text, ":")
+		host, _, _ := strings.Cut(remote, ":")
 		return host
 	}
 	ip := address.Addr().Unmap()

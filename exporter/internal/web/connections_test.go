@@ -126,7 +126,7 @@ func TestFrom(t *testing.T) {
 		"":                     "",
 		"/run/exporter.socket": "/run/exporter.socket",
 	} {
-		if got := from(&client{address: address}); got != want {
+		if got := from(address); got != want {
 			t.Errorf("%q is from %q, want %q", address, got, want)
 		}
 	}

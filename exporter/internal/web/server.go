@@ -47,6 +47,7 @@ type State struct {
 type limits struct {
 	connections connections
 	scrapes     atomic.Uint64 // refused
+	filters     atomic.Uint64 // refused
 	unread      atomic.Uint64 // answers that were given up
 }
 
@@ -60,7 +61,10 @@ func (s *State) ConnectionsClosed() uint64 { return s.limits.connections.made() 
 // ScrapesRefused is how many scrapes found too many others running.
 func (s *State) ScrapesRefused() uint64 { return s.limits.scrapes.Load() }
 
-// AnswersGivenUp is how many scrapes were not read for so long that others
+// FiltersRefused is how many looks at the page through a filter were too many.
+func (s *State) FiltersRefused() uint64 { return s.limits.filters.Load() }
+
+// AnswersGivenUp is how many answers were not read for so long that others
 // needed the room.
 func (s *State) AnswersGivenUp() uint64 { return s.limits.unread.Load() }
 
