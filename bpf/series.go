@@ -525,9 +525,9 @@ type slotMaps struct {
 }
 
 func (t *Tracer) slots() slotMaps {
-	maps := t.objects.Collection.Maps
+	tables := t.objects.Collection.Maps
 	return slotMaps{
-		whos: maps["whos"], free: [2]*ebpf.Map{maps["free_whos"], maps["free_kept"]},
+		whos: tables["whos"], free: [2]*ebpf.Map{tables["free_whos"], tables["free_kept"]},
 		first:   uint32(programs.WhoFixed + t.opts.SeriesLimit - keptOf(t.opts.SeriesLimit)),
 		release: t.objects.Release,
 	}
