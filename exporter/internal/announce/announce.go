@@ -101,7 +101,7 @@ func (l *Log) Announce(n bpf.Announcement) {
 		slog.Uint64("euid", uint64(n.EUID)),
 		slog.String("syscall", collectors.Syscall(n)),
 		slog.String("path", collectors.Escape(n.Path)),
-		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
+		slog.String("call_site", collectors.CallSite(n.Symbol, false)),
 		slog.String("fallback_of", fallbackOf(n.Aside)),
 		slog.Bool("borrowed", n.Borrowed),
 		slog.Bool("overflow", n.Overflow),

@@ -30,6 +30,7 @@ type denial struct {
 	path      string
 	comm      string
 	UID, EUID uint32
+	Probe     bool // the kernel went on all the same
 	TGID      uint32
 	NSTGID    uint32 // in the innermost PID namespace
 	// Of who found no series of their own and is counted with others: who it was.
@@ -44,7 +45,7 @@ func (d *Denials) Announce(n bpf.Announcement) {
 	}
 	last := &denial{
 		Time: time.Now(), site: n.Symbol, syscall: collectors.Syscall(n), path: n.Path, comm: n.Comm,
-		UID: n.UID, EUID: n.EUID, TGID: n.TGID, NSTGID: n.NSTGID,
+		UID: n.UID, EUID: n.EUID, Probe: n.Probe, TGID: n.TGID, NSTGID: n.NSTGID,
 	}
 	who := asker{Capability: n.Capability, UserNS: n.UserNS}
 	who.Workload, who.Process = collectors.VisibleWho(n.Cgroup, n.Process, false)
@@ -57,7 +58,11 @@ func (d *Denials) Announce(n bpf.Announcement) {
 	if d.told == nil {
 		d.told = make(map[asker]*denial)
 	}
-	if _, known := d.told[who]; known || len(d.told) < maxTold {
+	before, known := d.told[who]
+	switch {
+	case !known && len(d.told) >= maxTold:
+	case known && last.Probe && !before.Probe: // which says more
+	default:
 		d.told[who] = last
 	}
 }
@@ -79,7 +84,7 @@ func (d *Denials) handOn(now time.Time, take func(asker, *denial) bool) {
 
 // Site, Syscall, Comm and Path are as the metrics and the log write them.
 func (d *denial) Site() string {
-	return collectors.Visible(collectors.CallSite(d.site, false))
+	return collectors.CallSite(d.site, false)
 }
 func (d *denial) Syscall() string { return d.syscall }
 func (d *denial) Comm() string    { return collectors.Escape(d.comm) }

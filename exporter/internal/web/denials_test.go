@@ -108,6 +108,28 @@ func TestLastDenial(t *testing.T) {
 	})
 }
 
+// What the kernel did not mind is told only where nothing else is.
+func TestLastDenialThatCounts(t *testing.T) {
+	for said, want := range map[string]string{"probe": "probe", "probe real": "real", "real probe": "real", "real probe real2": "real2", "probe real | probe": "real", "probe | real": "real", "probe | probe2": "probe2"} {
+		d := &Denials{}
+		r := NewRecent(nil, d)
+		w := refused(cap.CHOWN, "a", 0)
+		for _, word := range strings.Fields(said + " |") {
+			if word == "|" {
+				w.Count++
+				r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
+				continue
+			}
+			n := announced(w, word)
+			n.Probe = strings.HasPrefix(word, "probe")
+			d.Announce(n)
+		}
+		if got := r.view(time.Now()).Rows[0].Last; got.Comm() != want || got.Probe != strings.HasPrefix(want, "probe") {
+			t.Errorf("%s: %+v is told, want %s", said, got, want)
+		}
+	}
+}
+
 // Who found no series is counted with others, and told by name.
 func TestLastDenialOfTheOthers(t *testing.T) {
 	others := func(path string) bpf.WorkloadCount {

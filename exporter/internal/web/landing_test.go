@@ -373,7 +373,11 @@ func TestLandingRows(t *testing.T) {
 	denied.Denied = true
 	userns := used(cap.SYS_ADMIN, "unshare", 1)
 	userns.UserNS = true
-	page := landingPage(landed(t, nil, denied, sites(used(cap.NET_RAW, "ping", 3), "inet_create"), used(cap.SYS_ADMIN, "mount", 4), userns, sites(used(cap.CHOWN, "chown", 5), "chown_common")))
+	minded, probed := refused(cap.FSETID, "cp", 1), refused(cap.FSETID, "cp", 2)
+	probed.Probe = true
+	probe := probed
+	probe.Process.Name = "install"
+	page := landingPage(landed(t, nil, minded, probed, probe, denied, sites(used(cap.NET_RAW, "ping", 3), "inet_create"), used(cap.SYS_ADMIN, "mount", 4), userns, sites(used(cap.CHOWN, "chown", 5), "chown_common")))
 	_, body, _ := strings.Cut(page, "<tbody>")
 	body, _, _ = strings.Cut(body, "</tbody>")
 	const head = `<td data-h="Capability"><span class="cap">`
@@ -382,9 +386,15 @@ func TestLandingRows(t *testing.T) {
 	want := `<tr class="admin">` + head + `CAP_SYS_ADMIN</span></td>` + who + `mount</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 4, 0) +
 		`<tr class="denied">` + head + `CAP_NET_RAW</span></td>` + who + `ping</bdi></td><td data-h="Call sites">` +
 		`<div class="no">denied: <span><code>packet_create</code> </span></div><div>granted: <span><code>inet_create</code> </span></div>` + fmt.Sprintf(counts, 3, 2) +
-		`<tr class="denied last"><td colspan="6">No details: none of these denials was announced.</td></tr>` +
+		`<tr class="last denied"><td colspan="6">No details: none of these denials was announced.</td></tr>` +
+		`<tr class="denied">` + head + `CAP_FSETID</span></td>` + who + `cp</bdi></td><td data-h="Call sites">` +
+		strings.Replace(fmt.Sprintf(counts, 0, 3), "3</td>", "3 <small>2 harmless</small></td>", 1) +
+		`<tr class="last denied"><td colspan="6">No details: none of these denials was announced.</td></tr>` +
 		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span> <span class="tag">in a user namespace</span></td>` + who + `unshare</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 1, 0) +
-		`<tr>` + head + `CAP_CHOWN</span></td>` + who + `chown</bdi></td><td data-h="Call sites"><span><code>chown_common</code> </span>` + fmt.Sprintf(counts, 5, 0)
+		`<tr>` + head + `CAP_CHOWN</span></td>` + who + `chown</bdi></td><td data-h="Call sites"><span><code>chown_common</code> </span>` + fmt.Sprintf(counts, 5, 0) +
+		`<tr>` + head + `CAP_FSETID</span></td>` + who + `install</bdi></td><td data-h="Call sites">` +
+		strings.Replace(fmt.Sprintf(counts, 0, 2), "2</td>", "2 <small>2 harmless</small></td>", 1) +
+		`<tr class="last"><td colspan="6">No details: none of these denials was announced.</td></tr>`
 	if got := strings.ReplaceAll(body, "\n", ""); got != want {
 		t.Errorf("the rows are\n%s\nwant\n%s", got, want)
 	}
@@ -405,7 +415,7 @@ func TestLandingTellsTheLastDenial(t *testing.T) {
 		history.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
 		state.Attach(bpf.Info{}, history)
 		page := landingPage(newTestHandler(t, state, prometheus.NewRegistry(), t.Output()))
-		_, details, _ := strings.Cut(page, `<tr class="denied last"><td colspan="6">`)
+		_, details, _ := strings.Cut(page, `<tr class="last denied"><td colspan="6">`)
 		details, _, _ = strings.Cut(details, "</td>")
 		return details
 	}
@@ -422,6 +432,10 @@ func TestLandingTellsTheLastDenial(t *testing.T) {
 				a.NSTGID, a.Syscall, a.SyscallName, a.Path, a.Comm = 812, -1, "", "", "a\n\u202eb"
 			},
 			`denied in <code>sys_setgroups</code>, uid 33, euid 34, pid 812, thread <bdi>a\x0a\xe2\x80\xaeb</bdi>`,
+		},
+		{
+			func(_ *bpf.WorkloadCount, a *bpf.Announcement) { a.Probe, a.NSTGID, a.Path = true, 812, "" },
+			"system call <code>setgroups</code> denied in <code>sys_setgroups</code>, which the kernel did not mind, uid 33, euid 34, pid 812, thread <bdi>worker</bdi>",
 		},
 		{
 			func(_ *bpf.WorkloadCount, a *bpf.Announcement) { a.SyscallName, a.Path = "", "</td><script>\xff" },

@@ -49,14 +49,23 @@ func NewRecent(source Source, denials *Denials) *Recent {
 
 // counts is what is kept of an asker.
 type counts struct {
-	granted, denied series
-	owner           uint64  // whose share of the series it draws on
-	last            *denial // nil where none was told in the window
+	parts []*series // by kind, of which there are few
+	owner uint64    // whose share of the series it draws on
+	last  *denial   // nil where none was told in the window
 }
 
-// series is what people tell a series by. The slots that count it come and go,
-// a service that is restarted has a new one: only their sum means something.
+// kind is what an asker's checks are told apart by. The kernel side has a slot
+// for each, whose life is its own.
+type kind struct {
+	denied bool
+	bpf.Aside
+}
+
+// series is a part of what people tell a series by. The slots that count it come
+// and go, a service that is restarted has a new one: only their sum means
+// something.
 type series struct {
+	kind
 	total
 	before   total  // of the snapshot before
 	standsIn uint64 // which snapshot total is of
@@ -105,6 +114,7 @@ type asker struct {
 // denied.
 type asked struct {
 	Granted, Denied           uint64
+	Harmless                  uint64   // of the denials
 	GrantedSites, DeniedSites []string // sorted, each once
 	Last                      *denial  // the last one that was told, if it was denied
 }
@@ -155,7 +165,8 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 	r.asked = 0
 	var added []addition
 	for key, c := range r.askers {
-		for _, s := range []*series{&c.granted, &c.denied} {
+		var granted, denied bool
+		for _, s := range c.parts {
 			if s.standsIn != r.taken {
 				s.before, s.total = s.total, total{} // it has ended
 			}
@@ -164,22 +175,28 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 				s.recently += s.added
 				added = append(added, addition{s, s.added})
 			}
-			if s.recently == 0 {
+			switch {
+			case s.recently == 0:
 				s.sites = nil
+			case s.denied:
+				denied = true
+			default:
+				granted = true
 			}
 		}
-		if c.denied.recently == 0 {
+		if !denied {
 			c.last = nil
 		}
-		switch {
-		case c.granted.recently+c.denied.recently > 0:
+		if granted || denied {
 			r.asked++
-		case c.granted.standsIn != r.taken && c.denied.standsIn != r.taken:
+		}
+		c.parts = slices.DeleteFunc(c.parts, func(s *series) bool { return s.recently == 0 && s.standsIn != r.taken })
+		if len(c.parts) == 0 {
 			delete(r.askers, key)
 		}
 	}
 	for i, slot := range snapshot.Workloads {
-		if s := of[i].side(slot.Denied); s.added > 0 {
+		if s := of[i]; s.added > 0 {
 			s.sites = union(s.sites, visibleSites(slot.CallSites))
 		}
 	}
@@ -188,7 +205,9 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 		if c == nil {
 			return false // this snapshot was taken before
 		}
-		c.last = last
+		if c.last == nil || c.last.Probe || !last.Probe { // what the kernel did not mind is told where nothing else is
+			c.last = last
+		}
 		return true
 	})
 	if len(added) > 0 {
@@ -219,12 +238,12 @@ func (r *Recent) old(now time.Time) int {
 	return n
 }
 
-// sumUp sums the slots of each series. It returns which asker's each slot is.
-func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*counts {
+// sumUp sums the slots of each series. It returns which one's each slot is.
+func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*series {
 	if r.askers == nil {
 		r.askers = make(map[asker]*counts)
 	}
-	of := make([]*counts, len(slots))
+	of := make([]*series, len(slots))
 	for i, slot := range slots {
 		workload, process := collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
 		key := asker{slot.Capability, slot.UserNS, workload, process}
@@ -233,9 +252,9 @@ func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*counts {
 			c = &counts{}
 			r.askers[key] = c
 		}
-		of[i] = c
 		c.owner = slot.Owner
-		s := c.side(slot.Denied)
+		s := c.part(kind{slot.Denied, slot.Aside})
+		of[i] = s
 		if s.standsIn != r.taken {
 			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created}
 		}
@@ -245,6 +264,17 @@ func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*counts {
 		}
 	}
 	return of
+}
+
+func (c *counts) part(k kind) *series {
+	for _, s := range c.parts {
+		if s.kind == k {
+			return s
+		}
+	}
+	s := &series{kind: k}
+	c.parts = append(c.parts, s)
+	return s
 }
 
 // countedAs finds where somebody is counted. For who found no series of their
@@ -266,18 +296,11 @@ func (r *Recent) countedAs(who asker) *counts {
 	return r.askers[who]
 }
 
-func (c *counts) side(denied bool) *series {
-	if denied {
-		return &c.denied
-	}
-	return &c.granted
-}
-
 // visibleSites is sorted, each once.
 func visibleSites(symbols []string) []string {
 	sites := make([]string, 0, len(symbols))
 	for _, symbol := range symbols {
-		sites = append(sites, collectors.Visible(collectors.CallSite(symbol, false)))
+		sites = append(sites, collectors.CallSite(symbol, false))
 	}
 	slices.Sort(sites)
 	return slices.Compact(sites)
@@ -285,8 +308,11 @@ func visibleSites(symbols []string) []string {
 
 // union of two sorted lists; it changes neither.
 func union(a, b []string) []string {
-	if slices.Equal(a, b) { // as most often
+	switch {
+	case len(b) == 0, slices.Equal(a, b): // as most often
 		return a
+	case len(a) == 0:
+		return b
 	}
 	both := slices.Concat(a, b)
 	slices.Sort(both)
@@ -313,16 +339,39 @@ func (r *Recent) view(now time.Time) recentView {
 		}
 	}
 	rows := make([]row, 0, r.asked)
+	granted := make(map[asker]uint64) // in the place of what was denied to them
 	for key, c := range r.askers {
 		one := row{asker: key, owner: c.owner}
-		if one.Granted = c.granted.recently - gone[&c.granted]; one.Granted > 0 {
-			one.GrantedSites = c.granted.sites
+		for _, s := range c.parts {
+			n := s.recently - gone[s]
+			switch {
+			case n == 0:
+			case s.denied:
+				one.Denied += n
+				one.DeniedSites = union(one.DeniedSites, s.sites)
+				if s.Probe {
+					one.Harmless += n
+				}
+			default:
+				one.Granted += n
+				one.GrantedSites = union(one.GrantedSites, s.sites)
+				if s.Fallback {
+					first := key
+					first.Capability = s.First
+					granted[first] += n
+				}
+			}
 		}
-		if one.Denied = c.denied.recently - gone[&c.denied]; one.Denied > 0 {
-			one.DeniedSites, one.Last = c.denied.sites, c.last
+		if one.Denied > 0 {
+			one.Last = c.last
 		}
 		if one.Granted+one.Denied > 0 {
 			rows = append(rows, one)
+		}
+	}
+	if len(granted) > 0 {
+		for i := range rows { // of two that belong together the window may have one
+			rows[i].Harmless = min(rows[i].Harmless+granted[rows[i].asker], rows[i].Denied)
 		}
 	}
 	slices.SortFunc(rows, compareRows)

@@ -314,6 +314,56 @@ func TestRecentForgetsCallSites(t *testing.T) {
 	}
 }
 
+// Of the denials those that did no harm are told apart: the kernel did not mind,
+// or was content with another capability.
+func TestRecentHarmless(t *testing.T) {
+	slots := func(denied, probes, instead, other uint64) []bpf.WorkloadCount {
+		w := refused(cap.DAC_READ_SEARCH, "a", denied)
+		probe := refused(cap.DAC_READ_SEARCH, "a", probes)
+		probe.Probe = true
+		fallback := used(cap.DAC_OVERRIDE, "a", instead)
+		fallback.Fallback, fallback.First = true, uint8(cap.DAC_READ_SEARCH)
+		inVain := fallback
+		inVain.Denied = true
+		elsewhere := fallback
+		elsewhere.Process.Name, elsewhere.Count = "b", other
+		return []bpf.WorkloadCount{w, probe, fallback, inVain, elsewhere, used(cap.DAC_OVERRIDE, "a", 5)}
+	}
+	r, now := &Recent{}, time.Now()
+	check := func(when string, want ...string) {
+		t.Helper()
+		now = now.Add(recentInterval)
+		var got []string
+		for _, row := range r.view(now).Rows {
+			got = append(got, fmt.Sprint(row.Process, " ", row.Capability, " ", row.Granted, "/", row.Denied, "-", row.Harmless, " ", row.class()))
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	r.add(now, &bpf.Snapshot{Workloads: slots(5, 1, 3, 2)}, nil)
+	check("all at once", "a 1 8/3-0 1", "a 2 0/6-4 1", "b 1 2/0-0 2")
+	r.add(now, &bpf.Snapshot{Workloads: slots(5, 1, 5, 2)}, nil)
+	check("none counts", "a 1 10/5-0 1", "a 2 0/6-6 2", "b 1 2/0-0 2")
+	r.add(now, &bpf.Snapshot{Workloads: slots(5, 1, 9, 2)}, nil)
+	check("more than were denied", "a 1 14/9-0 1", "a 2 0/6-6 2", "b 1 2/0-0 2")
+	now = now.Add(recentWindow)
+	r.add(now, &bpf.Snapshot{Workloads: slots(6, 2, 9, 2)}, nil)
+	check("in another window", "a 2 0/2-1 1")
+	now = now.Add(recentWindow)
+	for range 2 {
+		r.add(now, &bpf.Snapshot{Workloads: slots(0, 0, 9, 2)[2:3]}, nil)
+	}
+	r.add(now, &bpf.Snapshot{Workloads: slots(7, 0, 9, 2)}, nil)
+	check("what was granted before does not count for what is denied now", "a 1 5/9-0 1", "a 2 0/7-0 1", "b 1 2/0-0 2")
+	for range 2 {
+		r.add(now.Add(recentWindow), &bpf.Snapshot{}, nil)
+	}
+	if len(r.askers) != 0 {
+		t.Errorf("%d are kept", len(r.askers))
+	}
+}
+
 // What was denied five minutes ago says nothing of what is granted now.
 func TestRecentForgetsWhereItWasDenied(t *testing.T) {
 	denied, granted := used(cap.SETGID, "nginx", 1), used(cap.SETGID, "nginx", 2)

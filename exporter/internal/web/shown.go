@@ -22,9 +22,10 @@ type class int
 const (
 	// adminUsed is CAP_SYS_ADMIN granted over the host.
 	adminUsed class = iota
-	// denied is what did not work, or was tried in vain.
+	// denied is what did not work, or was tried in vain. What was denied without
+	// harm is not.
 	denied
-	// other is what was granted as it should be.
+	// other is all else.
 	other
 	classes
 )
@@ -33,7 +34,7 @@ func (r *row) class() class {
 	switch {
 	case r.SysAdmin() && !r.UserNS && r.Granted > 0:
 		return adminUsed
-	case r.Denied > 0:
+	case r.Counts():
 		return denied
 	default:
 		return other
@@ -43,8 +44,11 @@ func (r *row) class() class {
 // is tells whether somebody who looks for the class looks for the row. Who uses
 // CAP_SYS_ADMIN may be denied it, too.
 func (r *row) is(c class) bool {
-	return r.class() == c || c == denied && r.Denied > 0
+	return r.class() == c || c == denied && r.Counts()
 }
+
+// Counts tells whether anything was denied that the kernel did not do without.
+func (r *row) Counts() bool { return r.Denied > r.Harmless }
 
 // quota is how many rows a class has at least, if it has so many: whatever
 // somebody floods, the others stay on the page.

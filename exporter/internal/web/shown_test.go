@@ -102,6 +102,8 @@ func TestClass(t *testing.T) {
 		{row{asker: admin, asked: asked{Granted: 1, Denied: 1}}, adminUsed},
 		{row{asker: admin, asked: asked{Denied: 1}}, denied},
 		{row{asker: inside, asked: asked{Granted: 1}}, other},
+		{row{asker: inside, asked: asked{Denied: 2, Harmless: 1}}, denied},
+		{row{asker: inside, asked: asked{Denied: 2, Harmless: 2}}, other},
 		{row{asker: inside, asked: asked{Denied: 1}}, denied},
 		{row{asker: asker{Capability: uint8(cap.CHOWN)}, asked: asked{Granted: 1}}, other},
 	} {
