@@ -112,9 +112,10 @@ soak: ## Half an hour of checks, processes, cgroups, scrapes and views: what it 
 	go test ./exporter -run '^TestSoak$$' -soak 30m -count=1 -timeout 60m -v
 
 .PHONY: attack
-attack: ## Do as an unprivileged user would who wants it blind, as root, and print what becomes of it
+attack: tools ## Do as an unprivileged user would who wants it blind, as root, and print what becomes of it
 	go test ./bpf -run '^TestShares$$' -attack.size 6000 -count=1 -v
 	go test ./exporter -run '^TestBinaryUnderAttack$$' -count=1 -v
+	go test ./deploy -run '^TestPrometheus$$' -count=1 -v
 
 # Guests under emulation: other kernels, another architecture, and what the machine's own kernel may refuse (fexit, and somebody
 # else's fexit beside us). What is skipped there is a failure.

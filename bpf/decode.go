@@ -77,6 +77,20 @@ func checkOf(what uint32) Check {
 	}
 }
 
+// asideOf reads a WHAT_PART of abi.h.
+func asideOf(part uint32) Aside {
+	a := Aside{Probe: part&1 != 0}
+	if after := part >> 1 & 127; after != 0 {
+		a.Fallback, a.First = true, uint8(after-1)
+	}
+	return a
+}
+
+// partOf is the part of a slot's key.
+func partOf(r *programs.WhoRecord) uint32 {
+	return uint32(r.Key.What/programs.WhatProbe) & programs.WhatPart
+}
+
 func auditedOf(what uint32) Audited {
 	switch what >> programs.WhatClassShift & 3 {
 	case programs.ClassNoAudit:

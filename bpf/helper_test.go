@@ -12,6 +12,7 @@ import (
 func helpers() map[string]func(args []string) error {
 	return map[string]func([]string) error{
 		"row":         makeRow,
+		"aside":       makeAside,
 		"sethostname": askSysAdmin,
 		"fork":        forkMany,
 		"wait":        waitAndAsk,

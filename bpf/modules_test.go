@@ -5,7 +5,9 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -179,4 +181,48 @@ func openTun([]string) error {
 	}
 	request.SetUint16(unix.IFF_TUN | unix.IFF_NO_PI)
 	return errors.Join(unix.IoctlIfreq(fd, unix.TUNSETIFF, request), unix.Close(fd))
+}
+
+// TestLivepatched has the kernel's ns_capable replaced by a module's function (vm/patched.c), which goes a way to the check that nobody
+// knows. What it asks is counted as of unknown class, and never by a guess; after it all is as before.
+func TestLivepatched(t *testing.T) {
+	f, err := os.Open("/patched.ko")
+	if err != nil {
+		t.Skip("the guest has no livepatch: ", err)
+	}
+	defer f.Close()
+	const process, n, patch = "asks-livepatched", 5000, "/sys/kernel/livepatch/patched"
+	tr := openLive(t, Options{})
+	path := executable(t, process)
+	ask := func(when string, wantNamed, wantUnknown uint64) {
+		t.Helper()
+		before := snapshot(t, tr)
+		run(t, helper(path, "sethostname", strconv.Itoa(n)))
+		s := checkIdentities(t, tr)
+		named, unknown := total(by(s, process))-total(by(before, process)), unknownCount(s)-unknownCount(before)
+		// Beside the helper's own, those of its start and of whoever else lives here.
+		if named < wantNamed || named > wantNamed+20 || unknown < wantUnknown || unknown > wantUnknown+20 {
+			t.Errorf("%s: %d checks by who asked and %d of unknown class, want %d and %d", when, named, unknown, wantNamed, wantUnknown)
+		}
+	}
+	settled := func() {
+		t.Helper()
+		for range 100 {
+			transition, err := os.ReadFile(filepath.Join(patch, "transition"))
+			if errors.Is(err, fs.ErrNotExist) || err == nil && string(transition) == "0\n" {
+				return
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		t.Fatal("the patch does not get out of its transition")
+	}
+	ask("before", n, 0)
+	if err := unix.FinitModule(int(f.Fd()), "", unix.MODULE_INIT_IGNORE_VERMAGIC|unix.MODULE_INIT_IGNORE_MODVERSIONS); err != nil {
+		t.Fatal("finit_module: ", err)
+	}
+	settled()
+	ask("patched", 0, n)
+	write(t, filepath.Join(patch, "enabled"), "0")
+	settled()
+	ask("after it", n, 0)
 }

@@ -65,7 +65,7 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 		name = syscallName(r.Syscall)
 	}
 	return Announcement{
-		Time: t.clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)),
+		Time: t.clock.time(r.Time), New: r.Fresh != 0, Check: checkOf(uint32(r.What)), Aside: asideOf(uint32(r.Part)),
 		Cgroup: cgroup, Process: processOf(r.Kind, r.Name[:]),
 		Overflow: r.Slot < programs.WhoBorrowed || r.Slot >= programs.WhoFixed && told != nil, Borrowed: r.Slot >= programs.WhoBorrowed && r.Slot < programs.WhoFixed,
 		Comm: text(r.Comm[:]), TGID: r.Tgid, TID: r.Tid, NSTGID: r.NsTgid, UID: r.Uid, EUID: r.Euid,

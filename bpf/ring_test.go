@@ -16,13 +16,13 @@ func TestAnnouncement(t *testing.T) {
 	tr := &Tracer{cgroups: newCgroups(fakeCgroups{k}, pathName), clock: bootClock{wall: time.Unix(1000, 0), boot: 10 * time.Second}}
 	r := programs.Announcement{
 		Time: uint64(12 * time.Second), Cgroup: 5, Syscall: 170, Tgid: 1, Tid: 2, Uid: 3, Euid: 4, NsTgid: 5,
-		Slot: programs.WhoFixed, What: 21 | programs.WhatDenied, Fresh: 1,
+		Slot: programs.WhoFixed, What: 21 | programs.WhatDenied, Fresh: 1, Part: 2*(39+1) | 1,
 	}
 	copy(r.Name[:], "asks")
 	copy(r.Comm[:], "thread")
 	copy(r.Path[:], "/given")
 	want := Announcement{
-		Time: time.Unix(1002, 0), New: true, Check: Check{Capability: 21, Denied: true}, Cgroup: Cgroup{ID: 105, Path: "/service"},
+		Time: time.Unix(1002, 0), New: true, Check: Check{Capability: 21, Denied: true}, Aside: Aside{Fallback: true, First: 39, Probe: true}, Cgroup: Cgroup{ID: 105, Path: "/service"},
 		Process: Process{Name: "asks"}, Comm: "thread", TGID: 1, TID: 2, UID: 3, EUID: 4, NSTGID: 5,
 		Syscall: 170, SyscallName: syscallName(170), Path: "/given",
 	}

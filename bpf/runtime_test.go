@@ -50,7 +50,8 @@ func passRound(args []string) error {
 }
 
 // cheapCalls are system calls of root that ask for a capability before all else, are granted it, and then fail: each from another
-// kernel function or for another capability.
+// kernel function or for another capability. None
+// is one that works long on it (as syslog(2) does, which reads the log): it would empty the CPU's caches between two checks.
 func cheapCalls() [][5]uintptr {
 	const no = ^uintptr(0)
 	nowhere := uintptr(unsafe.Pointer(unsafe.StringData("/nowhere\x00")))
@@ -64,13 +65,11 @@ func cheapCalls() [][5]uintptr {
 		{unix.SYS_PIVOT_ROOT, 0, 0},
 		{unix.SYS_INIT_MODULE, 0, 0, 0},
 		{unix.SYS_DELETE_MODULE, 0, 0},
-		{unix.SYS_SYSLOG, 9},
 		{unix.SYS_UMOUNT2, nowhere, 0},
 		{unix.SYS_FSOPEN, 0, 0},
 		{unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, 63},
 		{unix.SYS_PRCTL, unix.PR_SET_MM, no},
 		{unix.SYS_ACCT, nowhere},
-		{unix.SYS_MOUNT, 0, root, 0, unix.MS_REMOUNT},
 		{unix.SYS_BPF, unix.BPF_PROG_GET_NEXT_ID, 0, 0},
 		{unix.SYS_CHROOT, root},
 		{unix.SYS_FSPICK, 0, 0, 0},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
@@ -19,10 +20,18 @@ type seriesKey struct {
 	name    string // of the workload
 	process Process
 	check   Check
+	aside   Aside
 }
 
 func keyOf(state *cgroupState, r *programs.WhoRecord) seriesKey {
-	return seriesKey{state.name, processOf(programs.KindOf(r), r.Name[:]), checkOf(uint32(r.Key.What))}
+	return seriesKey{state.name, processOf(programs.KindOf(r), r.Name[:]), checkOf(uint32(r.Key.What)), asideOf(partOf(r))}
+}
+
+// whole is what is shown as one series, all of which must end at one time: with those of its checks that are set aside, which have slots
+// of their own.
+func (k seriesKey) whole() seriesKey {
+	k.aside = Aside{}
+	return k
 }
 
 // shown is what people see of a cgroup.
@@ -36,6 +45,7 @@ func shown(c Cgroup) Cgroup {
 // A carriedSeries is what slots that are no more had counted, while a cgroup of the workload lives on.
 type carriedSeries struct {
 	cgroup  Cgroup // one of those that it was counted in
+	owner   uint64
 	count   uint64
 	created time.Time
 	sites   []string
@@ -136,8 +146,8 @@ func (s *series) workload(r *programs.WhoRecord, now time.Duration) (WorkloadCou
 		return WorkloadCount{}, err
 	}
 	w := WorkloadCount{
-		Check: checkOf(uint32(r.Key.What)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
-		Created: s.clock.time(r.Created),
+		Check: checkOf(uint32(r.Key.What)), Aside: asideOf(partOf(r)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
+		Owner: r.Owner, Created: s.clock.time(r.Created),
 	}
 	for _, site := range r.Sites {
 		if site == 0 {
@@ -175,7 +185,8 @@ func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended [
 func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	add := func(key seriesKey, c carriedSeries) {
 		carried = append(carried, WorkloadCount{
-			Check: key.check, Cgroup: c.cgroup, Process: key.process, Count: c.count, Created: c.created, CallSites: c.sites,
+			Check: key.check, Aside: key.aside, Cgroup: c.cgroup, Process: key.process,
+			Owner: c.owner, Count: c.count, Created: c.created, CallSites: c.sites,
 		})
 	}
 	for key, c := range s.carried {
@@ -187,7 +198,7 @@ func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	}
 	for _, r := range s.retired {
 		if r.carry {
-			add(r.key, carriedSeries{cgroup: r.cgroup, count: s.count(r.slot), created: r.created, sites: r.sites})
+			add(r.key, carriedSeries{cgroup: r.cgroup, owner: r.owner, count: s.count(r.slot), created: r.created, sites: r.sites})
 		} else {
 			sums[r.key.check] += s.count(r.slot)
 		}
@@ -317,7 +328,7 @@ func (s *series) idleSeries(now time.Duration) (idle [][]uint32, err error) {
 		if err != nil {
 			return err
 		}
-		key := keyOf(state, r)
+		key := keyOf(state, r).whole()
 		if slots[key] == nil {
 			pools[r.Pool&programs.PoolGranted] = append(pools[r.Pool&programs.PoolGranted], key)
 		}
@@ -326,9 +337,11 @@ func (s *series) idleSeries(now time.Duration) (idle [][]uint32, err error) {
 		return nil
 	})
 	for _, r := range s.retired {
-		busy[r.key] = busy[r.key] || r.carry && now-r.grown < idleRetention
+		key := r.key.whole()
+		busy[key] = busy[key] || r.carry && now-r.grown < idleRetention
 	}
 	for key, c := range s.carried {
+		key = key.whole()
 		busy[key] = busy[key] || now-c.grown < idleRetention
 	}
 	for _, key := range slices.Concat(pools[:]...) {
@@ -401,7 +414,9 @@ func (s *series) endCarried(gone func(seriesKey) bool) {
 }
 
 // drop ends what is carried on of one series.
-func (s *series) drop(key seriesKey) { s.endCarried(func(k seriesKey) bool { return k == key }) }
+func (s *series) drop(key seriesKey) {
+	s.endCarried(func(k seriesKey) bool { return k.whole() == key.whole() })
+}
 
 // trimCarried sees to it that no more series without a slot are carried on than there are slots: somebody who has one cgroup that stays
 // could else have any number of them. Denials and user namespaces end first, and then what has counted nothing for longest. A series that
@@ -413,23 +428,24 @@ func (s *series) trimCarried() error {
 	}
 	counted := map[seriesKey]bool{}
 	for _, r := range s.retired {
-		counted[r.key] = counted[r.key] || r.carry
+		counted[r.key.whole()] = counted[r.key.whole()] || r.carry
 	}
 	err := s.each(func(_ uint32, r *programs.WhoRecord) error {
 		state, err := s.cgroups.of(r.Key.Cgroup, 0)
 		if err != nil {
 			return err
 		}
-		counted[keyOf(state, r)] = true
+		counted[keyOf(state, r).whole()] = true
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	var left []seriesKey
-	for key := range s.carried {
-		if !counted[key] {
-			left = append(left, key)
+	parts, grown := map[seriesKey]int{}, map[seriesKey]time.Duration{}
+	for key, c := range s.carried {
+		if key = key.whole(); !counted[key] {
+			parts[key]++
+			grown[key] = max(grown[key], c.grown)
 		}
 	}
 	granted := func(key seriesKey) int {
@@ -438,12 +454,15 @@ func (s *series) trimCarried() error {
 		}
 		return 1
 	}
-	slices.SortFunc(left, func(a, b seriesKey) int {
-		return cmp.Or(cmp.Compare(granted(a), granted(b)), cmp.Compare(s.carried[a].grown, s.carried[b].grown))
+	left := slices.SortedFunc(maps.Keys(parts), func(a, b seriesKey) int {
+		return cmp.Or(cmp.Compare(granted(a), granted(b)), cmp.Compare(grown[a], grown[b]))
 	})
-	for _, key := range left[:min(over, len(left))] {
-		s.ended[key.check] += s.carried[key].count
-		delete(s.carried, key)
+	for _, key := range left {
+		if over <= 0 {
+			break
+		}
+		over -= parts[key]
+		s.drop(key)
 		s.evicted++
 	}
 	return nil
@@ -481,7 +500,7 @@ func (s *series) release(r retiredSlot) {
 		return
 	}
 	c, known := s.carried[r.key]
-	c.cgroup, c.grown = r.cgroup, max(c.grown, r.grown)
+	c.cgroup, c.owner, c.grown = r.cgroup, r.owner, max(c.grown, r.grown)
 	c.count += n
 	if !known || r.created.Before(c.created) {
 		c.created = r.created
@@ -506,9 +525,9 @@ type slotMaps struct {
 }
 
 func (t *Tracer) slots() slotMaps {
-	maps := t.objects.Collection.Maps
+	tables := t.objects.Collection.Maps
 	return slotMaps{
-		whos: maps["whos"], free: [2]*ebpf.Map{maps["free_whos"], maps["free_kept"]},
+		whos: tables["whos"], free: [2]*ebpf.Map{tables["free_whos"], tables["free_kept"]},
 		first:   uint32(programs.WhoFixed + t.opts.SeriesLimit - keptOf(t.opts.SeriesLimit)),
 		release: t.objects.Release,
 	}

@@ -25,6 +25,7 @@ type fakeKernel struct {
 	cgroups map[uint64]*programs.CgroupRecord
 	lookups int
 	failing error
+	part    uint64 // of what is asked
 }
 
 func (k *fakeKernel) Take(key programs.WhoKey) error { delete(k.whos, key); return k.failing }
@@ -73,7 +74,7 @@ func byFirst(c Cgroup) string {
 
 // ask counts n checks of CAP_SYS_ADMIN by somebody, as the kernel side does. It tells whether there was a slot.
 func (k *fakeKernel) ask(serial uint64, name string, n uint64, at time.Duration) bool {
-	key := programs.WhoKey{Cgroup: serial, Name: uint64(crc32.ChecksumIEEE([]byte(name))), What: 21}
+	key := programs.WhoKey{Cgroup: serial, Name: uint64(crc32.ChecksumIEEE([]byte(name))), What: 21 | k.part}
 	slot, known := k.whos[key]
 	if !known {
 		if len(k.free) == 0 {
@@ -81,7 +82,7 @@ func (k *fakeKernel) ask(serial uint64, name string, n uint64, at time.Duration)
 		}
 		slot, k.free = k.free[0], k.free[1:]
 		k.whos[key] = slot
-		r := programs.WhoRecord{Key: key, Created: uint64(at), Len: uint32(len(name)), Sites: [4]uint32{1}, Pool: programs.PoolGranted}
+		r := programs.WhoRecord{Key: key, Created: uint64(at), Len: uint32(len(name)), Sites: [4]uint32{1}, Pool: programs.PoolGranted, Owner: 1000 + serial}
 		if strings.HasPrefix(name, "denied") {
 			r.Pool = 0
 		}
@@ -116,6 +117,9 @@ func ownersOf(t *testing.T, s *series, now time.Duration) (owners []owner, ended
 	}
 	for _, w := range all {
 		owners = append(owners, owner{w.Cgroup.Path, w.Process.Name, w.Count})
+		if w.Owner < 1000 {
+			t.Errorf("%s in %s draws on the share of %d", w.Process.Name, w.Cgroup.Path, w.Owner)
+		}
 	}
 	for _, c := range over {
 		ended += c.Count
@@ -202,8 +206,10 @@ func TestSeriesGoesOn(t *testing.T) {
 		if serial > 0 {
 			s.cgroups.left(serial, at)
 			endAt(t, s, at+30*time.Second)
+			ownersOf(t, s, at+30*time.Second) // while a slot is in quarantine, too
 			endAt(t, s, at+40*time.Second)
 		}
+		ownersOf(t, s, at)
 		all, _, _, err := s.all(at)
 		if err != nil {
 			t.Fatal(err)
@@ -355,7 +361,7 @@ func TestSeriesBegan(t *testing.T) {
 		t.Errorf("carried %+v, want one since %s", carried, began)
 	}
 	// Another that began later changes nothing.
-	s.release(retiredSlot{slot: 99, key: seriesKey{"/service", carried[0].Process, carried[0].Check}, carry: true, created: began.Add(time.Hour)})
+	s.release(retiredSlot{slot: 99, key: seriesKey{"/service", carried[0].Process, carried[0].Check, Aside{}}, carry: true, created: began.Add(time.Hour)})
 	if carried, _ = s.left(); len(carried) != 1 || !carried[0].Created.Equal(began) {
 		t.Errorf("carried %+v, want one since %s", carried, began)
 	}
@@ -441,7 +447,9 @@ func TestCarriedLimit(t *testing.T) {
 	k, s := newFakeOf(fakeLimit, byFirst)
 	k.cgroup(1, "pod", "stays")
 	k.ask(1, "stays", 1, 1)
-	key := func(process string, check Check) seriesKey { return seriesKey{"pod", Process{Name: process}, check} }
+	key := func(process string, check Check) seriesKey {
+		return seriesKey{"pod", Process{Name: process}, check, Aside{}}
+	}
 	admin := Check{Capability: 21}
 	s.carried[key("stays", admin)] = carriedSeries{count: 100} // as a container before it had counted
 	s.carried[key("waits", admin)] = carriedSeries{count: 200}
@@ -544,6 +552,7 @@ func TestSeriesNeverCountBackwards(t *testing.T) {
 					if k.cgroups[asking] == nil { // its record went with its last slot, and comes with the next
 						k.cgroup(asking, fmt.Sprint("pod", rng.IntN(3)), fmt.Sprint("container", asking))
 					}
+					k.part = rng.Uint64N(2) * programs.WhatProbe // with a slot of its own, and in the same series
 					k.ask(asking, []string{"a", "b", "denied"}[rng.IntN(3)], 1+rng.Uint64N(5), now)
 				}
 			default:
@@ -730,7 +739,7 @@ func TestIdleSeriesEnd(t *testing.T) {
 // has carried on.
 func TestIdleSeriesEndWhole(t *testing.T) {
 	k, s := newFakeOf(fakeLimit, byFirst)
-	x := seriesKey{"pod", Process{Name: "x"}, Check{Capability: 21}}
+	x := seriesKey{"pod", Process{Name: "x"}, Check{Capability: 21}, Aside{}}
 	k.cgroup(1, "pod", "a")
 	k.cgroup(2, "pod", "b")
 	k.ask(1, "x", 3, time.Second)

@@ -186,7 +186,11 @@ func TestShares(t *testing.T) {
 				t.Errorf("a program that was known had %d checks, want 2", got)
 			}
 			var others, overflow uint64
+			owners := map[uint64]bool{}
 			for _, w := range s.Workloads {
+				if strings.Contains(w.Cgroup.Path, "/given") {
+					owners[w.Owner] = true
+				}
 				switch {
 				case w.Overflow:
 					overflow += w.Count
@@ -196,6 +200,9 @@ func TestShares(t *testing.T) {
 			}
 			if others == 0 {
 				t.Errorf("the attacker was given a slot for each of %d; %d of %d are in use", size, s.Series, s.SeriesLimit)
+			}
+			if a.cgroup && len(owners) != 1 {
+				t.Errorf("the cgroups that the attacker made are of the owners %v, want one", owners)
 			}
 			if overflow != 0 {
 				t.Errorf("%d checks of nobody knows whom", overflow)

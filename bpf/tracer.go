@@ -33,6 +33,9 @@ type Options struct {
 	Name func(Cgroup) string
 	// Announce is called for each record of the ring buffer, by one goroutine; while it runs the ring fills. nil: dropped.
 	Announce func(Announcement)
+	// Fits is asked before the maps are made whether there is memory for them, where the kernel charges it to the memory cgroup
+	// (since Linux 5.11). nil: there is. Its error, which should wrap unix.ENOMEM, ends Open.
+	Fits func(Memory) error
 
 	// What only tests change.
 	sources      []Source
@@ -124,7 +127,8 @@ type Tracer struct {
 
 // Open tries the sources in order, and counts with the first that the kernel lets it have. It needs RequiredCapabilities.
 //
-// Its error joins what stood in the way of each source; errors.Is(err, unix.EPERM) holds if the kernel refused one.
+// Its error joins what stood in the way of each source; errors.Is(err, unix.EPERM) holds if the kernel refused one, and of ENOMEM,
+// EMFILE and ENFILE one does if there was not enough memory, or no room for another open file.
 func Open(opts Options) (*Tracer, error) {
 	opts.setDefaults()
 	f, err := source.Probe()
@@ -145,7 +149,8 @@ func Open(opts Options) (*Tracer, error) {
 		t.objects, err = s.Open(f, t.mode, source.Options{
 			SeriesLimit: opts.SeriesLimit, SeriesKept: keptOf(opts.SeriesLimit), SiteLimit: opts.SiteLimit, RingSize: opts.RingSize, GoneSize: opts.goneSize,
 			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
-			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask,
+			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask, Fits: opts.Fits,
+			Fallbacks: callers.Fallbacks(), Harmless: callers.Harmless(),
 		})
 		if err == nil {
 			t.source = s
@@ -155,6 +160,9 @@ func Open(opts Options) (*Tracer, error) {
 		t.refused = append(t.refused, r)
 		opts.Logger.Warn("source refused", "via", s.Name, "reason", r.Reason, "err", err)
 		errs = append(errs, fmt.Errorf("source %s (%s): %w", s.Name, r.Reason, err))
+		if source.Exhausted(err) {
+			break // there would be as little for the next one
+		}
 	}
 	if t.objects == nil {
 		return nil, fmt.Errorf("no way to see the kernel's capability checks: %w", errors.Join(errs...))
@@ -174,6 +182,13 @@ func (t *Tracer) start() (err error) {
 		copy(key[:], name)
 		if err := maps["roles"].Put(key, role); err != nil {
 			return fmt.Errorf("fill the table of kernel functions: %w", err)
+		}
+	}
+	for name, caps := range callers.Probes() {
+		var key [programs.SymbolSize]byte
+		copy(key[:], name)
+		if err := maps["probes"].Put(key, caps); err != nil {
+			return fmt.Errorf("fill the table of kernel functions that go on: %w", err)
 		}
 	}
 	if err := fillPathArguments(maps["path_arguments"]); err != nil {

@@ -79,17 +79,30 @@ type Cgroup struct {
 	Truncated bool
 }
 
+// Aside is what became of a check beside its result.
+type Aside struct {
+	// Fallback is set where the kernel only asked because First had been denied at the same place.
+	Fallback bool
+	First    uint8
+	// Probe is set where it was denied, and the kernel went on all the same.
+	Probe bool
+}
+
 // WorkloadCount is the number of audited checks of one kind that one
 // executable in one cgroup asked for.
 type WorkloadCount struct {
 	Check
+	Aside
 	Cgroup  Cgroup
 	Process Process
 	// Overflow is set for the slots that count what found no slot of its own,
 	// nor one of its workload's; Cgroup and Process are zero there.
 	Overflow bool
-	Count    uint64
-	Created  time.Time
+	// Owner is whose share of the slots it draws on: the cgroup itself, or the one in which a user made it. It is a number that no
+	// other has, 0 for a root.
+	Owner   uint64
+	Count   uint64
+	Created time.Time
 	// CallSites names the first few kernel functions that asked, as SiteCount.Symbol does.
 	CallSites []string
 }
@@ -122,6 +135,7 @@ type Announcement struct {
 	Time time.Time
 	New  bool // the first check of this key
 	Check
+	Aside
 	Cgroup   Cgroup
 	Process  Process
 	Overflow bool   // it found no slot of its own, and stands under _other
@@ -154,10 +168,13 @@ const (
 // ErrMemlock is the cause of a Refusal with the reason "memlock".
 var ErrMemlock = source.ErrMemlock
 
+// Memory is about how much the kernel takes for what is counted in.
+type Memory = source.Memory
+
 // Refusal says why a source that was tried is not in use.
 type Refusal struct {
 	Source Source
-	Reason string // absent, permission, verifier or memlock
+	Reason string // absent, permission, verifier, memlock, memory or files
 	Err    error
 }
 

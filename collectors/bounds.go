@@ -21,7 +21,9 @@ type Bounds interface {
 	ConnectionsClosed() uint64
 	// ScrapesRefused is how many scrapes found too many others running.
 	ScrapesRefused() uint64
-	// AnswersGivenUp is how many scrapes were read so slowly that others needed the room.
+	// FiltersRefused is how many looks at the page through a filter were too many.
+	FiltersRefused() uint64
+	// AnswersGivenUp is how many answers were read so slowly that others needed the room.
 	AnswersGivenUp() uint64
 }
 
@@ -45,7 +47,7 @@ func NewBounds(bounds Bounds, since time.Time) *BoundsCollector {
 			"Announcements that are not in the log: too many had come before (budget), or it was not read fast enough (queue). The checks themselves were counted.",
 			"reason"),
 		clients: desc("capability_exporter_http_refused_total",
-			"HTTP clients that were hung up on or refused: too many connections (connections), too many scrapes at one time (scrapes), or an answer that was not read (unread).",
+			"HTTP clients that were hung up on or refused: too many connections (connections), too many scrapes at one time (scrapes), too many looks at the page through a filter (filters), or an answer that was not read (unread).",
 			"reason"),
 	}
 }
@@ -64,5 +66,6 @@ func (c *BoundsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- counter(c.announcements, c.bounds.AnnouncementsDropped(), c.since, "queue")
 	ch <- counter(c.clients, c.bounds.ConnectionsClosed(), c.since, "connections")
 	ch <- counter(c.clients, c.bounds.ScrapesRefused(), c.since, "scrapes")
+	ch <- counter(c.clients, c.bounds.FiltersRefused(), c.since, "filters")
 	ch <- counter(c.clients, c.bounds.AnswersGivenUp(), c.since, "unread")
 }

@@ -27,6 +27,7 @@ func TestGolden(t *testing.T) {
 	tests := map[string]prometheus.Collector{
 		"realistic.prom":    New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, nil),
 		"fresh.prom":        New(&fakeTracer{info: tracepointInfo, snapshot: &bpf.Snapshot{Attached: attached, SeriesLimit: 4096}}, nil),
+		"asides.prom":       New(&fakeTracer{info: tracepointInfo, snapshot: setAside()}, nil),
 		"bounds.prom":       NewBounds(fakeBounds{}, attached),
 		"capabilities.prom": NewCapabilities(func() ([]cap.Value, error) { return []cap.Value{cap.PERFMON, cap.BPF, 63}, nil }),
 	}

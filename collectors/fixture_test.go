@@ -34,7 +34,8 @@ func (fakeBounds) AnnouncementsOverBudget() uint64 { return 2 }
 func (fakeBounds) AnnouncementsDropped() uint64    { return 3 }
 func (fakeBounds) ConnectionsClosed() uint64       { return 4 }
 func (fakeBounds) ScrapesRefused() uint64          { return 5 }
-func (fakeBounds) AnswersGivenUp() uint64          { return 6 }
+func (fakeBounds) FiltersRefused() uint64          { return 6 }
+func (fakeBounds) AnswersGivenUp() uint64          { return 7 }
 
 var attached = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 

@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"kernel.org/pub/linux/libs/security/libcap/cap"
@@ -119,4 +120,16 @@ func VisibleWho(cgroup bpf.Cgroup, process bpf.Process, overflow bool) (string, 
 		return Other, Other
 	}
 	return Workload(cgroup), Process(process)
+}
+
+// Syscall names the system call in which somebody asked: by its number where it
+// has no name here, as a 32-bit program's, and not at all where there was none.
+func Syscall(n bpf.Announcement) string {
+	switch {
+	case n.SyscallName != "":
+		return n.SyscallName
+	case n.Syscall < 0:
+		return ""
+	}
+	return strconv.FormatInt(n.Syscall, 10)
 }

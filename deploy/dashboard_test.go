@@ -183,7 +183,7 @@ func makeFleet() fleet {
 	}
 	// Of each kind there are other programs as well, so that their number tells it.
 	programsOnly := map[string]int{"granted host": 1, "denied host": 2, "granted userns": 3, "denied userns": 4}
-	programs := [][2]string{{"web.service", "nginx"}, {"web.service", "mount"}, {"db.service", "mount"}, {"/", "[kernel]"}}
+	programs := [][2]string{{"web.service", "nginx"}, {"web.service", "mount"}, {"db.service", "mount"}, {"/", "[kernel]"}, {"web.service", "_other"}}
 
 	for number, each := range []labels{
 		{"job": "capability_exporter", "instance": "a"}, {"job": "capability_exporter", "instance": "b"}, {"job": "more", "instance": "c"},
@@ -233,9 +233,16 @@ func makeFleet() fleet {
 		for _, metric := range []string{
 			"capability_exporter_overflow_checks_total", "capability_exporter_ring_lost_total", "capability_exporter_missed_runs_total",
 			"capability_exporter_unclassified_checks_total", "capability_exporter_ring_records_total", "capability_exporter_ring_withheld_total",
-			"capability_exporter_unwinds_total", "process_cpu_seconds_total",
+			"capability_exporter_unwinds_total", "capability_exporter_evicted_series_total", "capability_exporter_log_lines_dropped_total",
+			"process_cpu_seconds_total",
 		} {
 			counter(metric, steps, each, nil)
+		}
+		for _, reason := range []string{"budget", "queue"} {
+			counter("capability_exporter_announcements_dropped_total", steps, each, labels{"reason": reason})
+		}
+		for _, reason := range []string{"connections", "scrapes", "unread"} {
+			counter("capability_exporter_http_refused_total", steps, each, labels{"reason": reason})
 		}
 		gauge("up", float64(min(number, 1)), each, nil) // the first is down
 		gauge("scrape_duration_seconds", 0.25+float64(number), each, nil)
@@ -365,6 +372,7 @@ func (f fleet) panels() map[string]vector {
 	for name, limit := range f.of("capability_exporter_workload_series_limit", nil).now() {
 		room[name] /= limit
 	}
+	crowded := f.of("capability_workload_checks_total", labels{"process": "_other"})
 	// plain are the series of a metric as they are, its name among their labels.
 	plain := func(series fleet) vector {
 		v := vector{}
@@ -375,32 +383,37 @@ func (f fleet) panels() map[string]vector {
 	}
 
 	return map[string]vector{
-		"Programs that used it A":                     {"{}": float64(len(used.counted("job", "instance", "workload", "process")))},
-		"Machines watched A":                          {"{}": up},
-		"Who uses CAP_SYS_ADMIN A":                    used.rate("instance", "workload", "process").top(10),
-		"What for: kernel functions that asked A":     sites.of("capability_call_site_checks_total", labels{"capability": "CAP_SYS_ADMIN", "audited": "yes"}).rate("call_site", "result").top(10),
-		"All programs that used CAP_SYS_ADMIN A":      used.counted("instance", "workload", "process"),
-		"Denied by capability A":                      denied.rate("capability", "scope"),
-		"Who was denied what A":                       denied.counted("instance", "workload", "process", "capability", "scope"),
-		"Most used capabilities A":                    granted.rate("capability").top(10),
-		"Used or only looked at A":                    f.of("capability_checks_total", nil).rate("audited"),
-		"Call sites A":                                sites.rangeRate("capability", "call_site", "result", "audited").top(50),
-		"Scraped A":                                   plain(f.of("up", nil)),
-		"Workload series, of the limit A":             room,
-		"What went missing A":                         rate("capability_exporter_overflow_checks_total"),
-		"What went missing B":                         rate("capability_exporter_ring_lost_total"),
-		"What went missing C":                         rate("capability_exporter_missed_runs_total"),
-		"What went missing D":                         rate("capability_exporter_unclassified_checks_total"),
-		"Records and stack unwinds A":                 rate("capability_exporter_ring_records_total"),
-		"Records and stack unwinds B":                 rate("capability_exporter_ring_withheld_total"),
-		"Records and stack unwinds C":                 rate("capability_exporter_unwinds_total"),
-		"Audited checks outside of workload series A": f.of("capability_exporter_borrowed_checks_total", nil).now("instance").atLeast(machines),
-		"Audited checks outside of workload series B": f.of("capability_exporter_ended_checks_total", nil).now("instance").atLeast(machines),
-		"Duration of a scrape A":                      plain(f.of("scrape_duration_seconds", nil)),
-		"CPU time A":                                  f.of("process_cpu_seconds_total", nil).rate(),
-		"Memory A":                                    plain(f.of("process_resident_memory_bytes", nil)),
-		"What the exporter itself holds A":            f.of("capability_exporter_capabilities_info", nil).now("capability"), // each is 1
-		"How checks are seen A":                       plain(append(f.of("capability_exporter_source_info", nil), f.of("capability_exporter_source_refused_info", nil)...)),
-		"annotations":                                 plain(f.of("ALERTS", labels{"alertname": "CapabilitySysAdminFirstUse", "alertstate": "firing"})),
+		"Programs that used it A":                      {"{}": float64(len(used.counted("job", "instance", "workload", "process")))},
+		"Machines watched A":                           {"{}": up},
+		"Who uses CAP_SYS_ADMIN A":                     used.rate("instance", "workload", "process").top(10),
+		"What for: kernel functions that asked A":      sites.of("capability_call_site_checks_total", labels{"capability": "CAP_SYS_ADMIN", "audited": "yes"}).rate("call_site", "result").top(10),
+		"All programs that used CAP_SYS_ADMIN A":       used.counted("instance", "workload", "process"),
+		"Denied by capability A":                       denied.rate("capability", "scope"),
+		"Who was denied what A":                        denied.counted("instance", "workload", "process", "capability", "scope"),
+		"Most used capabilities A":                     granted.rate("capability").top(10),
+		"Used or only looked at A":                     f.of("capability_checks_total", nil).rate("audited"),
+		"Call sites A":                                 sites.rangeRate("capability", "call_site", "result", "audited").top(50),
+		"Scraped A":                                    plain(f.of("up", nil)),
+		"Workload series, of the limit A":              room,
+		"What went missing A":                          rate("capability_exporter_overflow_checks_total"),
+		"What went missing B":                          rate("capability_exporter_ring_lost_total"),
+		"What went missing C":                          rate("capability_exporter_missed_runs_total"),
+		"What went missing D":                          rate("capability_exporter_unclassified_checks_total"),
+		"Records and stack unwinds A":                  rate("capability_exporter_ring_records_total"),
+		"Records and stack unwinds B":                  rate("capability_exporter_ring_withheld_total"),
+		"Records and stack unwinds C":                  rate("capability_exporter_unwinds_total"),
+		"Audited checks outside of workload series A":  f.of("capability_exporter_borrowed_checks_total", nil).now("instance").atLeast(machines),
+		"Audited checks outside of workload series B":  f.of("capability_exporter_ended_checks_total", nil).now("instance").atLeast(machines),
+		"Duration of a scrape A":                       plain(f.of("scrape_duration_seconds", nil)),
+		"CPU time A":                                   f.of("process_cpu_seconds_total", nil).rate(),
+		"Memory A":                                     plain(f.of("process_resident_memory_bytes", nil)),
+		"What the exporter itself holds A":             f.of("capability_exporter_capabilities_info", nil).now("capability"), // each is 1
+		"How checks are seen A":                        plain(append(f.of("capability_exporter_source_info", nil), f.of("capability_exporter_source_refused_info", nil)...)),
+		"Whose programs have no series of their own A": crowded.counted("instance", "workload", "capability", "result", "scope"),
+		"Series ended for want of room A":              rate("capability_exporter_evicted_series_total"),
+		"Not in the log A":                             f.of("capability_exporter_announcements_dropped_total", nil).rate("instance", "reason"),
+		"Not in the log B":                             rate("capability_exporter_log_lines_dropped_total"),
+		"HTTP clients refused A":                       f.of("capability_exporter_http_refused_total", nil).rate("instance", "reason"),
+		"annotations":                                  plain(f.of("ALERTS", labels{"alertname": "CapabilitySysAdminFirstUse", "alertstate": "firing"})),
 	}
 }

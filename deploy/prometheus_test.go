@@ -26,12 +26,14 @@ const speedup = 100
 var newMounts = []string{"--mount", "--propagation", "unchanged", "true"}
 
 // TestPrometheus has a real Prometheus scrape the real exporter with the
-// configuration and the rules that are shipped. A program that was never seen
-// before uses CAP_SYS_ADMIN: that must page, and each query of the dashboard
-// must then find something.
+// configuration and the rules that are shipped, while nobody runs programs under
+// ever new names to hide what comes. A program that was never seen before uses
+// CAP_SYS_ADMIN: that must page, and that somebody may be hiding must be told, and
+// each query of the dashboard must then find something.
 func TestPrometheus(t *testing.T) {
 	needsRoot(t)
 	prometheus := startPrometheus(t)
+	attack := startAttack(t)
 
 	// What the dashboard shows besides: a denial.
 	denied := freshProgram(t, "denied")
@@ -40,7 +42,7 @@ func TestPrometheus(t *testing.T) {
 	}
 
 	// The alert's learning time is over when its guard holds.
-	guard := shorten(`process_start_time_seconds{job="capability_exporter"} offset 30m`)
+	guard := shorten(`capability_exporter_overflow_checks_total{job="capability_exporter"} > 0 and process_start_time_seconds{job="capability_exporter"} offset 30m`)
 	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, guard, true) })
 
 	firstUse := freshProgram(t, "firstuse")
@@ -50,12 +52,39 @@ func TestPrometheus(t *testing.T) {
 	}
 	alert := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", severity="critical", job="capability_exporter", process=%q}`, name)
 	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, alert, false) })
+	prometheus.process.eventually(t, func(ctx context.Context) error {
+		return prometheus.hasData(ctx, `ALERTS{alertname="CapabilityExporterOverflow", alertstate="firing", severity="warning", job="capability_exporter"}`, false)
+	})
+	select {
+	case <-attack.ended:
+		t.Errorf("the attack came to an end: %v\n%s", attack.err, attack.output)
+	default:
+	}
 	other := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", process=%q}`, filepath.Base(denied))
 	if err := prometheus.hasData(t.Context(), other, false); err == nil {
 		t.Error("a denial paged")
 	}
+	if err := prometheus.hasData(t.Context(), `ALERTS{alertname="CapabilitySysAdminUnnamed"}`, false); err == nil {
+		t.Error("denials without a name paged")
+	}
 
 	t.Run("dashboard", func(t *testing.T) { checkDashboard(t, prometheus) })
+}
+
+// startAttack has nobody run a program under more names than a workload may have
+// series, over and over again. Each time it is denied CAP_SYS_ADMIN.
+func startAttack(t *testing.T) *process {
+	t.Helper()
+	const names = 3000 // of 4096, of which others may have a quarter, and anybody else their share
+	unshare := freshProgram(t, "attack")
+	dir := filepath.Dir(unshare)
+	for n := range names {
+		if err := os.Link(unshare, filepath.Join(dir, fmt.Sprint("attack-", n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	script := fmt.Sprintf(`while :; do for name in %s/attack-*; do "$name" --mount true; done; done 2>/dev/null`, dir)
+	return start(t, container{UID: 65534, Args: []string{program(t, "sh"), "-c", script}}.command(t))
 }
 
 // checkDashboard asks Prometheus all that Grafana would.

@@ -69,6 +69,8 @@ func TestWrongFlags(t *testing.T) {
 	}
 	for _, test := range []struct{ arg, want string }{
 		{"--series.limit=63", "--series.limit=63: must be 64 to 65536"},
+		{"--series.limit=0", "--series.limit=0: must be 64 to 65536"},
+		{"--series.limit=-1", "--series.limit=-1: must be 64 to 65536"},
 		{"--series.limit=65537", "must be 64 to 65536"},
 		{"--series.limit=many", "invalid syntax"},
 		{"--kubernetes.pods-dir=pods", `--kubernetes.pods-dir="pods": must be a plain absolute path, such as /var/log/pods, or empty`},

@@ -3,10 +3,14 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -29,7 +33,7 @@ func TestBinaryUnderSysctls(t *testing.T) {
 	if !bytes.Contains(types, []byte("\x00BPF_FUNC_snprintf\x00")) { // the kernel names no functions
 		site = "_unknown"
 	}
-	program := copyOf(t, exporter(t))
+	program, ask := copyOf(t, exporter(t)), copyOf(t, "/proc/self/exe")
 	for _, setting := range []struct{ name, value string }{
 		{"perf_event_paranoid", "2"},
 		{"perf_event_paranoid", "3"}, // Debian's: perf_event_open(2) asks for CAP_SYS_ADMIN
@@ -39,10 +43,20 @@ func TestBinaryUnderSysctls(t *testing.T) {
 		{"kptr_restrict", "2"},
 	} {
 		t.Run(setting.name+"="+setting.value, func(t *testing.T) {
-			if err := os.WriteFile("/proc/sys/kernel/"+setting.name, []byte(setting.value), 0); err != nil {
-				t.Fatal(err)
+			setSysctl(t, setting.name, setting.value)
+			start := withBoth(program, "--web.listen-address=127.0.0.1:0")
+			// Who holds CAP_BPF is not asked what unprivileged processes may do.
+			none := setting.name == "unprivileged_bpf_disabled"
+			if none {
+				start = append(start, "--privileges.keep=none")
 			}
-			p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0")...)
+			if none && setting.value != "0" && !readsMapsWithout(t) {
+				if out := failed(t, command(start...)); !strings.Contains(out, "start with --privileges.keep=attach: ") {
+					t.Errorf("does not say what to do:\n%s", out)
+				}
+				return
+			}
+			p := startProcess(t, program, start...)
 			if err := unix.Sethostname([]byte("guest")); err != nil {
 				t.Fatal(err)
 			}
@@ -50,9 +64,72 @@ func TestBinaryUnderSysctls(t *testing.T) {
 			if metrics := p.get(t, "/metrics").body; !want.MatchString(metrics) {
 				t.Errorf("sethostname(2) is not among the metrics:\n%s", metrics)
 			}
+			if none {
+				cgroup := newCgroup(t)
+				p.namesNew(t, cgroup, ask, "CAP_SYS_ADMIN")
+				if err := unix.Rmdir(cgroup); err != nil {
+					t.Error(err)
+				}
+			}
 			p.checkStop(t)
 		})
 	}
+}
+
+func setSysctl(t *testing.T, name, value string) {
+	t.Helper()
+	if err := os.WriteFile("/proc/sys/kernel/"+name, []byte(value), 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readsMapsWithout tells whether the kernel lets BPF maps be read without CAP_BPF whatever the sysctl says, as it does since 5.19.
+func readsMapsWithout(t *testing.T) bool {
+	t.Helper()
+	var name unix.Utsname
+	if err := unix.Uname(&name); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	return major > 5 || major == 5 && minor >= 19
+}
+
+// TestBinaryEndsSeriesUnderSysctls goes on to end series without a capability while what unprivileged processes may do is changed. It
+// runs in a guest only.
+func TestBinaryEndsSeriesUnderSysctls(t *testing.T) {
+	if os.Getenv(prebuilt) == "" {
+		t.Skip("changes sysctls for good, so it runs in a guest alone (make test-vm)")
+	}
+	const each, apart = 5, 20 * time.Second // housekeeping comes every ten seconds
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", "--series.limit=64")...)
+	attack(t, 25, newCgroup(t)) // with more than half of the series in use, those of a cgroup that is gone end soon
+	values := []string{"0", "2", "1"}
+	var cgroups []string
+	for range values {
+		cgroup := newCgroup(t)
+		attack(t, each, cgroup)
+		cgroups = append(cgroups, cgroup)
+	}
+	go func() {
+		for _, cgroup := range cgroups {
+			if err := unix.Rmdir(cgroup); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(apart)
+		}
+	}()
+	for n, value := range values {
+		if got := p.metric(t, endedDenials); got != float64(n*each) {
+			t.Fatalf("%v checks of series that ended before it was %s, want %d", got, value, n*each)
+		}
+		setSysctl(t, "unprivileged_bpf_disabled", value)
+		p.waitForEnded(t, float64((n+1)*each))
+	}
+	p.checkStop(t)
 }
 
 // TestBinaryWithoutBTF hides what a kernel built without BTF lacks.
@@ -119,5 +196,45 @@ func TestBinaryUnderLockdown(t *testing.T) {
 	}
 	if out := failed(t, command(withBoth(exporter(t), "--web.listen-address=127.0.0.1:0")...)); !strings.Contains(out, "boot with lockdown=integrity or without") {
 		t.Errorf("does not name lockdown:\n%s", out)
+	}
+}
+
+// TestRefusalsAreLogged: what its filter refuses is in the kernel's log, and who is refused on and on does not fill that: the kernel
+// itself lets ten such lines in within five seconds. It cannot be told to say a thing once.
+func TestRefusalsAreLogged(t *testing.T) {
+	if os.Getenv(prebuilt) == "" {
+		t.Skip("needs a kernel's log that nobody else writes to, so it runs in a guest alone (make test-vm)")
+	}
+	const calls = 20000
+	log, err := unix.Open("/dev/kmsg", unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(log)
+	if _, err := unix.Seek(log, 0, io.SeekEnd); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	cmd := role(copyOf(t, "/proc/self/exe"), helperRefused, strconv.Itoa(calls))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	most := 10 * (2 + int(time.Since(begun)/(5*time.Second)))
+	lines := 0
+	line := regexp.MustCompile(fmt.Sprintf(`type=1326 .* pid=%d .* syscall=%d `, cmd.Process.Pid, unix.SYS_UNSHARE))
+	for record := make([]byte, 8192); ; {
+		n, err := unix.Read(log, record)
+		if errors.Is(err, unix.EAGAIN) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if line.Match(record[:n]) {
+			lines++
+		}
+	}
+	if lines == 0 || lines > most {
+		t.Errorf("%d lines for %d calls, want one at least and %d at most", lines, calls, most)
 	}
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -10,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/exporter/internal/confine"
 )
 
 // helperRole names the variable that turns the test binary into one of the
@@ -27,6 +31,8 @@ const (
 	helperFlood = "flood"
 	// helperAsks asks as often a second as it is told, until it is killed.
 	helperAsks = "asks"
+	// helperRefused confines itself as the exporter does, and makes calls that are refused, as many as it is told.
+	helperRefused = "refused"
 )
 
 // runHelper returns the exit code.
@@ -53,6 +59,10 @@ func runHelper(role string, args []string) int {
 		}
 	case helperAsks:
 		err = askOnAndOn(args[0])
+	case helperRefused:
+		if err = beRefused(args[0]); err == nil {
+			return 0
+		}
 	default:
 		err = fmt.Errorf("unknown role %q", role)
 	}
@@ -72,6 +82,26 @@ func askOnAndOn(rate string) error {
 	for range time.Tick(10 * time.Millisecond) {
 		for range perSecond / 100 {
 			askSysAdmin()
+		}
+	}
+	return nil
+}
+
+func beRefused(count string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	_, _ = os.ReadFile("/proc/self/status") // starts what Go waits with
+	if err := confine.Confine(confine.Files{Read: []string{"/proc"}}, slog.New(slog.DiscardHandler)); err != nil {
+		return err
+	}
+	for range n {
+		if err := unix.Unshare(unix.CLONE_NEWUSER); !errors.Is(err, unix.EPERM) {
+			return fmt.Errorf("unshare: %w", err)
 		}
 	}
 	return nil

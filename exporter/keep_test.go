@@ -69,18 +69,9 @@ func TestBinaryKeepsNone(t *testing.T) {
 		t.Error("it says that it holds something")
 	}
 
-	// A new process in a new cgroup.
-	cgroup := newCgroup(t)
-	chown := copyOf(t, command("chown").Path)
+	cgroup, chown := newCgroup(t), copyOf(t, command("chown").Path)
 	name := filepath.Base(chown)
-	denied(t, cgroup, chown, 3)
-	if got := p.asks(t, name)["CAP_CHOWN denied"]; got != 3 {
-		t.Errorf("counted %v, want 3", got)
-	}
-	workload := regexp.MustCompile(`capability_workload_checks_total\{capability="CAP_CHOWN",process="` + name + `",result="denied",scope="host",workload="[^"]*` + filepath.Base(cgroup) + `"\} 3\n`)
-	if metrics := p.get(t, "/metrics").body; !workload.MatchString(metrics) {
-		t.Errorf("the cgroup is not named:\n%s", metrics)
-	}
+	p.namesNew(t, cgroup, chown, "CAP_CHOWN")
 
 	// Another layout, which is learned: of many checks the stack is soon no more unwound.
 	if strings.Contains(p.get(t, "/metrics").body, `source="tracepoint"`) {
@@ -104,26 +95,42 @@ func TestBinaryKeepsNone(t *testing.T) {
 	}
 
 	// With more than half of the series in use, those of a cgroup that is gone end soon.
-	ended := p.metric(t, `capability_exporter_ended_checks_total{capability="CAP_CHOWN",result="denied",scope="host"}`)
-	dir := filepath.Dir(chown)
-	for n := range 40 {
-		other := filepath.Join(dir, fmt.Sprint("other", n))
-		if err := os.Link(chown, other); err != nil {
-			t.Fatal(err)
-		}
-		denied(t, cgroup, other, 1)
-	}
+	before := p.metric(t, endedDenials)
+	attack(t, 25, cgroup)
+	attack(t, 25, newCgroup(t))
 	if err := unix.Rmdir(cgroup); err != nil {
 		t.Fatal(err)
 	}
+	p.waitForEnded(t, before+25)
+	p.checkStop(t)
+}
+
+// namesNew has a new process in a new cgroup be denied something three times.
+func (p *process) namesNew(t *testing.T, cgroup, program, capability string) {
+	t.Helper()
+	denied(t, cgroup, program, 3)
+	name := filepath.Base(program)
+	if got := p.asks(t, name)[capability+" denied"]; got != 3 {
+		t.Errorf("counted %v, want 3", got)
+	}
+	workload := regexp.MustCompile(`capability_workload_checks_total\{capability="` + capability + `",process="` + name + `",result="denied",scope="host",workload="[^"]*` + filepath.Base(cgroup) + `"\} 3\n`)
+	if metrics := p.get(t, "/metrics").body; !workload.MatchString(metrics) {
+		t.Errorf("the cgroup is not named:\n%s", metrics)
+	}
+}
+
+const endedDenials = `capability_exporter_ended_checks_total{capability="CAP_SYS_ADMIN",result="denied",scope="host"}`
+
+// waitForEnded waits for series that attack has made to have ended.
+func (p *process) waitForEnded(t *testing.T, checks float64) {
+	t.Helper()
 	deadline := time.Now().Add(90 * time.Second)
-	for p.metric(t, `capability_exporter_ended_checks_total{capability="CAP_CHOWN",result="denied",scope="host"}`) < ended+3 {
+	for p.metric(t, endedDenials) < checks {
 		if time.Now().After(deadline) {
-			t.Fatal("no series of a cgroup that is gone has ended")
+			t.Fatalf("%v checks of series that have ended, want %v", p.metric(t, endedDenials), checks)
 		}
 		time.Sleep(time.Second)
 	}
-	p.checkStop(t)
 }
 
 // metric is the value of one series, or 0.
@@ -159,13 +166,16 @@ func newCgroup(t *testing.T) string {
 	return ""
 }
 
-// denied has nobody start a program in a cgroup that many times, which asks for CAP_CHOWN once.
+// denied has nobody start a program in a cgroup that many times, which asks for something once: chown(1), or the test itself.
 func denied(t *testing.T, cgroup, program string, times int) {
 	t.Helper()
-	script := fmt.Sprintf(`echo $$ >%s/cgroup.procs; n=0; while [ $n -lt %d ]; do %s 1 / 2>/dev/null; n=$((n+1)); done; exit 0`, cgroup, times, program)
 	// The shell moves itself as root; setpriv then starts the program as nobody.
-	script = strings.Replace(script, program+" 1 /", strings.Join(asNobody(program, "1", "/"), " "), 1)
-	if out, err := command("sh", "-c", script).CombinedOutput(); err != nil {
+	start := asNobody(program, "1", "/")
+	start[0] = command(start[0]).Path // not busybox's own, in a guest
+	script := fmt.Sprintf(`echo $$ >%s/cgroup.procs; n=0; while [ $n -lt %d ]; do %s 2>/dev/null; n=$((n+1)); done; exit 0`, cgroup, times, strings.Join(start, " "))
+	cmd := command("sh", "-c", script)
+	cmd.Env = append(cmd.Env, helperRole+"="+helperAsk)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			t.Fatalf("%v\n%s", exit, out)
 		}

@@ -14,6 +14,7 @@ import (
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/confine"
+	"capability_exporter/exporter/internal/limits"
 	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/privilege"
 )
@@ -27,16 +28,17 @@ func main() {
 	// still be ended from the keyboard.
 	context.AfterFunc(ctx, stop)
 
-	err := run(ctx, env{
+	err := limits.Explain(run(ctx, env{
 		args:           os.Args[1:],
 		stdout:         os.Stdout,
 		stderr:         os.Stderr,
+		files:          limits.Files,
 		dropPrivileges: dropPrivileges,
 		openTracer:     openTracer,
 		dropRest:       privilege.DropRest,
 		confine:        confine.Confine,
 		held:           collectors.HeldByProcess,
-	})
+	}))
 	if err != nil {
 		last := logging.NewQueue(os.Stderr) // which may not be read, and must not keep us
 		fmt.Fprintf(last, "capability_exporter: %v\n", err)

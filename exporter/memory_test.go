@@ -49,19 +49,41 @@ func (b *busy) Snapshot() (*bpf.Snapshot, error) {
 	return s, nil
 }
 
+// deny announces one denial after the other, each with a long path, of all the
+// series that are denials.
+func (b *busy) deny(say func(bpf.Announcement), end time.Time) {
+	for i := 0; time.Now().Before(end); i = (i + 3) % b.slots {
+		if i < 3 {
+			i = 0 // every third
+		}
+		say(bpf.Announcement{
+			Check: bpf.Check{Capability: uint8(i % 41), Denied: true}, Cgroup: bpf.Cgroup{ID: uint64(i), Path: b.paths[i]},
+			Process: bpf.Process{Name: "daemon"}, Comm: "daemon", SyscallName: "openat", Path: strings.Repeat("/long", 50), Symbol: "generic_permission",
+		})
+		if i%300 == 0 {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+}
+
 // TestMemory prints the most memory that this process takes, the test's own
-// included, with eight scrapers and twenty viewers at one time.
+// included, with eight scrapers and twenty viewers at one time, half of whom look
+// for something, and denials all the time.
 func TestMemory(t *testing.T) {
 	if !*memory {
 		t.Skip("takes a minute: -memory")
 	}
 	for _, test := range []struct{ slots, most int }{{4096, 64}, {65536, 400}} {
 		t.Run(fmt.Sprint(test.slots), func(t *testing.T) {
-			tracer := &busy{slots: test.slots, paths: make([]string, test.slots)}
-			for i := range tracer.paths {
-				tracer.paths[i] = fmt.Sprintf("/system.slice/unit-%d.service", i)
+			full := &busy{slots: test.slots, paths: make([]string, test.slots)}
+			for i := range full.paths {
+				full.paths[i] = fmt.Sprintf("/system.slice/unit-%d.service", i)
 			}
-			i := start(t, opens(tracer), fmt.Sprint("--series.limit=", test.slots))
+			say := make(chan func(bpf.Announcement), 1)
+			i := start(t, func(o bpf.Options) (tracer, error) {
+				say <- o.Announce
+				return full, nil
+			}, fmt.Sprint("--series.limit=", test.slots))
 			i.waitReady(t)
 			debug.FreeOSMemory()
 			// The highest so far is forgotten, see proc_pid_clear_refs(5).
@@ -100,9 +122,14 @@ func TestMemory(t *testing.T) {
 			for n := range 8 {
 				clients.Go(func() { look("/metrics", []string{"gzip", "identity"}[n%2], &scrapes) })
 			}
-			for range 20 {
-				clients.Go(func() { look("/", "identity", &pages) })
+			for n := range 20 {
+				path := "/"
+				if n%2 == 0 {
+					path = fmt.Sprint("/?q=unit-", n)
+				}
+				clients.Go(func() { look(path, "identity", &pages) })
 			}
+			clients.Go(func() { full.deny(<-say, end) })
 			clients.Wait()
 			got := peak(t)
 			t.Logf("%5d series: %d MiB at most, %d scrapes and %d pages, %d refused", test.slots, got>>10, scrapes, pages, refused)

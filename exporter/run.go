@@ -11,6 +11,7 @@ import (
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/privilege"
+	"capability_exporter/exporter/internal/web"
 )
 
 // tracer is what the exporter needs of a *bpf.Tracer.
@@ -34,12 +35,21 @@ type circumstances interface {
 type env struct {
 	args           []string // without the program's name
 	stdout, stderr io.Writer
+	files          func(least, most int) (int, error) // how many there is room for
 	dropPrivileges func(to privilege.User) (circumstances, error)
 	openTracer     func(bpf.Options) (tracer, error)
 	dropRest       func() error // what dropPrivileges has left
 	confine        func(files confine.Files, logger *slog.Logger) error
 	held           collectors.Held
 }
+
+// What is opened at one time: to start, where it is most while programs are
+// loaded, and to serve, besides a connection for each client.
+const (
+	filesToStart  = 64
+	filesToServe  = 16
+	fewestClients = 16
+)
 
 // run is the program. It returns nil after a stop that ctx asked for, and
 // after --help and --version.
@@ -48,7 +58,14 @@ type env struct {
 // arguments from a file for "@file"). Whom root becomes must be known before; it
 // is looked for by itself, and what the command line is found to say of it must
 // then be the same.
+//
+// Before that nothing is opened, and so nothing read: whether it may open as much
+// as it needs is found out first of all.
 func run(ctx context.Context, e env) error {
+	room, err := e.files(filesToStart+filesToServe+fewestClients, filesToStart+filesToServe+web.MaxConnections)
+	if err != nil {
+		return err
+	}
 	user := privilege.UserIn(e.args)
 	found, err := e.dropPrivileges(user)
 	if err != nil {
@@ -67,5 +84,5 @@ func run(ctx context.Context, e env) error {
 	if err := found.Check(); err != nil {
 		return err
 	}
-	return serve(ctx, e, cfg, found)
+	return serve(ctx, e, cfg, found, room-filesToStart-filesToServe)
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"sync"
 	"time"
 
@@ -19,6 +18,7 @@ import (
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/announce"
 	"capability_exporter/exporter/internal/confine"
+	"capability_exporter/exporter/internal/limits"
 	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/pods"
 	"capability_exporter/exporter/internal/web"
@@ -27,17 +27,27 @@ import (
 // serve is the command of the same name: it opens the port, attaches, and
 // serves until ctx is done or something fails. The port comes first, so that
 // one in use is told before anything is attached.
-func serve(ctx context.Context, e env, cfg *config, found circumstances) (err error) {
+//
+// clients is how many it has room for.
+func serve(ctx context.Context, e env, cfg *config, found circumstances, clients int) (err error) {
 	started := time.Now()
 	log := logging.New(*cfg.log, e.stderr)
 	defer log.Stop() // after all else: what fails on the way out is logged, too
 	logger := log.Logger
 	logger.Info("Starting capability_exporter", "version", version.Info(), "build", version.BuildContext())
 
-	limitMemory(logger, memlimit.FromCgroup)
+	memory := limits.ReadMemory(memlimit.FromCgroup, logger)
+	if err := memory.Start(); err != nil {
+		return err
+	}
 
-	announcements := announce.NewLog(logger)
+	announcements, denials := announce.NewLog(logger), &web.Denials{}
 	state := &web.State{}
+	if clients < web.MaxConnections {
+		logger.Warn("Few files may be open at one time, and so fewer HTTP connections than usual (systemd: LimitNOFILE=; a shell: ulimit -n)",
+			"connections", clients, "usual", web.MaxConnections)
+		state.LimitConnections(clients)
+	}
 	registry, err := newRegistry(e.held, collectors.NewBounds(bounds{state, log, announcements}, started))
 	if err != nil {
 		return err
@@ -57,8 +67,12 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit: cfg.seriesLimit,
 		Logger:      logger, // it says which source is in use, and why others are not
-		Announce:    announcements.Announce,
-		Name:        collectors.Workload,
+		Announce: func(n bpf.Announcement) {
+			announcements.Announce(n)
+			denials.Announce(n)
+		},
+		Fits: func(kernel bpf.Memory) error { return memory.Fits(kernel, cfg.seriesLimit) },
+		Name: collectors.Workload,
 	})
 	if err != nil {
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
@@ -72,7 +86,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances) (err er
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := web.NewRecent(tracer)
+	history := web.NewRecent(tracer, denials)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { history.Run(historyCtx) })
@@ -119,22 +133,6 @@ func podNames(cfg *config, logger *slog.Logger) collectors.Pods {
 		return nil
 	}
 	return pods.Open(cfg.podsDir, logger)
-}
-
-// memoryRatio is the part of the cgroup's memory that Go's own may take; the
-// rest is for what the kernel accounts to the process besides.
-const memoryRatio = 0.9
-
-// limitMemory has Go collect its garbage before a limit is reached that
-// provider knows of, unless GOMEMLIMIT says what to do. Where there is none, or
-// none can be had, all is as without it.
-func limitMemory(logger *slog.Logger, provider memlimit.Provider) {
-	limit, err := memlimit.Set(memlimit.WithRatio(memoryRatio), memlimit.WithProvider(provider))
-	if err != nil {
-		logger.Debug("No memory limit is taken from the cgroup", "err", err)
-	} else if limit != math.MaxInt64 {
-		logger.Info("Memory is limited", "bytes", limit)
-	}
 }
 
 // bounds has what several rooms were not let do.

@@ -11,23 +11,22 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
-	"math"
 	"math/big"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/KimMachineGun/automemlimit/memlimit"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
@@ -96,6 +95,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 		args:   append([]string{"--web.listen-address=127.0.0.1:0"}, args...),
 		stdout: io.Discard,
 		stderr: stderr,
+		files:  func(_, most int) (int, error) { return most, nil },
 		dropPrivileges: func(privilege.User) (circumstances, error) {
 			return started{}, nil
 		},
@@ -232,6 +232,40 @@ func TestPageShowsWhoAsked(t *testing.T) {
 		if got := i.get(t, path).StatusCode; got != want {
 			t.Errorf("%s: %d, want %d", path, got, want)
 		}
+	}
+}
+
+// A name that somebody chose is written the same way as a label, in the log, and
+// on the page, in whichever of its places.
+func TestPageAndLogShowWhatTheLabelsHold(t *testing.T) {
+	const chosen, shown = "a\x1b[2J\u202e\xff\\ \"b", `a\x1b[2J\xe2\x80\xae\xff\\ "b`
+	slot := bpf.WorkloadCount{
+		Check: bpf.Check{Capability: uint8(cap.CHOWN), Denied: true}, Cgroup: bpf.Cgroup{ID: 1, Path: "/" + chosen}, Process: bpf.Process{Name: chosen},
+		Count: 1, Created: time.Unix(1000, 0),
+	}
+	i := start(t, func(o bpf.Options) (tracer, error) {
+		o.Announce(bpf.Announcement{Check: slot.Check, Cgroup: slot.Cgroup, Process: slot.Process, Comm: chosen, Path: "/" + chosen, SyscallName: "chown", Symbol: "chown_common"})
+		return exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit}, bpf.Snapshot{Workloads: []bpf.WorkloadCount{slot}, Series: 1, SeriesLimit: 4096}), nil
+	})
+	line := i.log.waitFor(t, `^(.*msg="Capability denied".*)$`)
+	for key, want := range map[string]string{"workload": "/" + shown, "process": shown, "comm": shown, "path": "/" + shown} {
+		if field := " " + key + "=" + strconv.Quote(want) + " "; !strings.Contains(line, field) {
+			t.Errorf("the log has %s, want%s", line, field)
+		}
+	}
+	i.waitReady(t)
+	quoted := strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(shown)
+	if page := i.get(t, "/metrics").body; !strings.Contains(page, `process="`+quoted+`"`) || !strings.Contains(page, `workload="/`+quoted+`"`) {
+		t.Errorf("no label is %s:\n%s", quoted, page)
+	}
+	var names []string
+	for len(names) == 0 {
+		for _, match := range regexp.MustCompile(`<bdi>([^<]*)</bdi>`).FindAllStringSubmatch(i.get(t, "/").body, -1) {
+			names = append(names, html.UnescapeString(match[1]))
+		}
+	}
+	if want := []string{"/" + shown, shown, shown, "/" + shown}; !slices.Equal(names, want) {
+		t.Errorf("the page has %q, want %q", names, want)
 	}
 }
 
@@ -665,23 +699,3 @@ func writeCertificate(t *testing.T, dir string) *x509.CertPool {
 
 // newClient has connections of its own, so that they can be closed.
 func newClient() *http.Client { return &http.Client{Transport: &http.Transport{}} }
-
-func TestMemoryIsLimitedAsTheCgroupIs(t *testing.T) {
-	before := debug.SetMemoryLimit(-1)
-	defer debug.SetMemoryLimit(before)
-	var log strings.Builder
-	logger := slog.New(slog.NewTextHandler(&log, nil))
-	limitMemory(logger, memlimit.Limit(1000<<20))
-	if got := debug.SetMemoryLimit(-1); got != 900<<20 || !strings.Contains(log.String(), fmt.Sprint("bytes=", got)) {
-		t.Errorf("limited to %d MiB, want 900:\n%s", got>>20, &log)
-	}
-	log.Reset()
-	limitMemory(logger, func() (uint64, error) { return 0, memlimit.ErrNoLimit })
-	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 || log.Len() != 0 {
-		t.Errorf("without a limit: %d, said %s", got, &log)
-	}
-	limitMemory(logger, func() (uint64, error) { return 0, errors.New("no cgroups are mounted") })
-	if got := debug.SetMemoryLimit(-1); got != math.MaxInt64 || log.Len() != 0 {
-		t.Errorf("without cgroups: %d, said %s", got, &log)
-	}
-}

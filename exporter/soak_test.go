@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -85,6 +86,13 @@ func TestSoak(t *testing.T) {
 		return err
 	})
 
+	refused := role(self, helperAsk)
+	refused.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
+	if out, err := refused.CombinedOutput(); err != nil {
+		t.Fatalf("as nobody: %v\n%s", err, out)
+	}
+	told, details := false, regexp.MustCompile(`Last denial announced <time [^>]*>\d+ s ago</time>:[^\n]* denied in <code>\w+</code>, uid 65534, euid 65534, pid \d+`)
+
 	warm := 10 * time.Second
 	before := map[string]float64{}
 	started := time.Now()
@@ -96,10 +104,14 @@ func TestSoak(t *testing.T) {
 			t.Fatalf("answered %d and %d", page.StatusCode, got.StatusCode)
 		}
 		requests += 2
+		told = told || details.MatchString(page.body)
 		if len(before) == 0 && time.Since(started) > warm {
 			before = sumsOf(t, got.body)
 		}
 		time.Sleep(time.Until(next))
+	}
+	if !told {
+		t.Error("the page did not say who was denied CAP_SYS_ADMIN, and when")
 	}
 	busy := sumsOf(t, p.get(t, "/metrics").body)
 	close(stop)

@@ -50,6 +50,9 @@ const (
 	WhatClassShift = 8
 	WhatKindShift  = 10
 	WhatKind       = 3
+	WhatProbe      = 1 << 12
+	WhatAfterShift = 13
+	WhatPart       = 1<<8 - 1
 
 	SiteFixed   = 1 << 10
 	WhoBorrowed = 1 << 8

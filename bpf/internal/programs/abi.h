@@ -27,7 +27,12 @@ enum {
 	WHAT_SITE = (1 << 10) - 1,
 	/* Of who asked: the kind (2 bits). */
 	WHAT_KIND_SHIFT = 10,
-	WHAT_KIND = 3
+	WHAT_KIND = 3,
+	/* Of what became of it (8 bits): it was denied and the kernel went on all the same; and, plus one, the capability whose denial at
+	 * the same place it was asked for (7 bits). */
+	WHAT_PROBE = 1 << 12,
+	WHAT_AFTER_SHIFT = 13,
+	WHAT_PART = (1 << 8) - 1
 };
 
 enum { CLASS_UNKNOWN, CLASS_NOAUDIT, CLASS_AUDITED };
@@ -71,6 +76,14 @@ struct who_key {
 	u64 what;   /* without the class */
 };
 
+/* A denial after which the kernel may ask for another capability in its place. The task's next audited check may be that, as long as
+ * it has not slept in between. */
+struct denial {
+	u64 asker; /* 0: none */
+	u64 task, switches;
+	u32 site, cap;
+};
+
 struct site_key {
 	u64 asker; /* return address into the kernel function that called the wrapper; 0: it could not be found */
 	u64 what;
@@ -78,7 +91,8 @@ struct site_key {
 
 struct site_value {
 	u32 slot;
-	u32 module; /* 1: the asker lies in a module, whose address may come to mean something else */
+	u16 module; /* 1: the asker lies in a module, whose address may come to mean something else */
+	u16 probe;  /* 1: a denial there, and the kernel goes on all the same */
 };
 
 /* The names from the cgroup up to the root, each with its NUL. Its owners are the slots of its cgroup: the first brings it, and the
@@ -170,7 +184,8 @@ struct turn {
 	u64 mm, exe, css_set;
 	struct who_key who; /* of what, who asked alone */
 	u64 tick;
-	u64 unused[5];
+	struct denial denial; /* while it is noted, who is marked and renamed by it: see follow in body.h */
+	u64 unused;
 };
 
 /* One page of a CPU's cache. */
@@ -232,7 +247,8 @@ struct announcement {
 	u16 what;
 	u8 kind;
 	u8 told; /* 1: the cgroup's record comes behind, as much of it as there are names; it has no other owner */
-	u32 fresh;
+	u16 fresh;
+	u16 part; /* WHAT_PART */
 	u8 comm[COMM_SIZE];
 	u8 path[NAME_SIZE]; /* that the system call was given, cut; with a NUL before it where a socket's is abstract */
 	u8 name[NAME_SIZE];

@@ -84,6 +84,27 @@ static __always_inline bool same_turn(const struct turn *t, struct task_struct *
 	       t->tick == settings.tick && t->exe == exe_of(task);
 }
 
+static __always_inline void note_denial(struct turn *t, const struct denial *d)
+{
+	t->denial = *d;
+	t->who.what |= CACHED_AFTER;
+	t->who.name ^= d->asker;
+}
+
+static __always_inline void forget_denial(struct turn *t)
+{
+	if (!t->denial.asker)
+		return;
+	t->who.what &= ~(u64)CACHED_AFTER;
+	t->who.name ^= t->denial.asker;
+	t->denial.asker = 0;
+}
+
+static __always_inline bool after_denial(const struct denial *d, struct task_struct *task, enum reading reading)
+{
+	return d->asker && d->task == (u64)task && d->switches == LOAD(reading, task->nvcsw);
+}
+
 typedef int who_path(u32 bank);
 
 static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
@@ -105,6 +126,10 @@ static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 	t->tick = settings.tick;
 	who(bank);
 	t->who = s->who;
+	s->denial = t->denial;
+	t->denial.asker = 0;
+	if (after_denial(&s->denial, task, CAST)) /* it was only preempted */
+		note_denial(t, &s->denial);
 	return 0;
 }
 
@@ -157,6 +182,10 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, u32 ma
 	c->tick = settings.tick;
 	counted = (u64)v->slot << PENDING_BITS;
 	if (class_of(mark) == CLASS_AUDITED) {
+		s->part = v->probe ? WHAT_PROBE : 0;
+		if (mark & CACHED_AFTER && fallbacks[s->denial.cap & (CAPABILITIES - 1)] >> (mark & (CAPABILITIES - 1)) & 1 &&
+		    same_function(s->denial.site, v->slot))
+			s->part |= (u64)(s->denial.cap + 1) << WHAT_AFTER_SHIFT;
 		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(mark, bank);
 		note_site(slot & SLOT, v->slot);
 		if ((slot & CROWDED) || slot < WHO_BORROWED) /* `_other`: there may be a slot by now */
@@ -165,7 +194,7 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, u32 ma
 	}
 	settle(c, counted, bank);
 	c->cgroup = s->who.cgroup;
-	c->name = s->who.name;
+	c->name = s->alias;
 	c->epoch = epoch;
 	c->what = mark;
 	return slot & FRESH;
@@ -180,13 +209,37 @@ static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
 	return !st || !(++st->slow & (settings.confirm_every - 1)) || !bpf_map_lookup_elem(&sites, site);
 }
 
+/* follow notes a denial that the kernel may ask for another capability after: `capable(A) || capable(B)`. The second of the two is a
+ * check of its own, asked for by the same function, and stands at a place that nobody comes to but after the first. So whatever the
+ * task is asked next has a key of its own in the cache; what that means is found out once, when its slots are (fill_cache).
+ *
+ * The fast path pays nothing for it: it takes the mark, and the other name, with who asked. */
+static __noinline int follow(struct cached *c, u32 mark, u32 bank)
+{
+	struct cache_page *p = cache_page(pages_of(0, mark, bpf_get_current_task()), bank);
+	struct denial d = { .asker = c->asker, .task = bpf_get_current_task(), .site = site_of(c->counted), .cap = mark & (CAPABILITIES - 1) };
+
+	if (!p)
+		return 0;
+	forget_denial(&p->turn);
+	if (!(mark & WHAT_DENIED) || mark & CACHED_BORROWED || !d.asker || !fallbacks[d.cap])
+		return 0;
+	READ(d.switches, current_task()->nvcsw);
+	note_denial(&p->turn, &d);
+	return 0;
+}
+
 /* count adds one to a check's slots. */
 static __always_inline int count(struct cached *c, u32 mark, u32 fresh, u32 bank)
 {
 	u64 counted = ++c->counted;
 
-	if (fresh || (who_of(counted) && mark & WHAT_DENIED))
-		announce(mark, who_of(counted) - 1, site_of(counted), !!fresh, bank);
+	if (fresh || (who_of(counted) && mark & (WHAT_DENIED | CACHED_AFTER))) {
+		if (fresh || mark & WHAT_DENIED)
+			announce(mark, who_of(counted) - 1, site_of(counted), !!fresh, bank);
+		if (mark & (WHAT_DENIED | CACHED_AFTER))
+			follow(c, mark, bank);
+	}
 	return 0;
 }
 
@@ -210,8 +263,10 @@ static __always_inline const struct cred *cred_of(u64 *ctx, enum reading reading
 	return *(const struct cred *volatile *)ctx;
 }
 
+typedef int turn_path(struct turn *t, u32 bank);
+
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
-static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading reading, who_path *who)
+static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading reading, who_path *who, turn_path *turn)
 {
 	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
 	const struct cred *cred = cred_of(ctx, reading), *own = LOAD(reading, task->real_cred);
@@ -235,23 +290,34 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 		site.what = what | class << WHAT_CLASS_SHIFT;
 	}
 	mark = site.what | CACHED_SET;
-	s->who.cgroup = s->who.name = 0;
-	if (class == CLASS_AUDITED) {
-		who(bank);
-		mark |= s->who.what;
-		if (cred != own && borrowed(cred, own))
-			mark |= CACHED_BORROWED;
-	}
 	pages = pages_of(site.asker, mark, bpf_get_current_task());
-	places = places_of(site.asker, mark, s->who.cgroup, s->who.name);
 	p = cache_page(pages, bank);
+	if (!p)
+		return 0;
+	s->who.cgroup = s->alias = 0;
+	if (class == CLASS_AUDITED) {
+		if (reading != HELPER && !same_turn(&p->turn, task))
+			turn(&p->turn, bank);
+		else
+			who(bank);
+		s->alias = s->who.name;
+		mark |= s->who.what;
+		if (cred != own && borrowed(cred, own)) {
+			mark |= CACHED_BORROWED;
+		} else if (after_denial(&p->turn.denial, task, reading)) {
+			s->denial = p->turn.denial;
+			s->alias ^= s->denial.asker;
+			mark |= CACHED_AFTER;
+		}
+	}
+	places = places_of(site.asker, mark, s->who.cgroup, s->alias);
 	second = second_place(pages, places, bank);
-	if (!p || !second)
+	if (!second)
 		return 0;
 	first = cache_place(p, places);
-	c = find_cached(first, site.asker, mark, s->who.cgroup, s->who.name);
+	c = find_cached(first, site.asker, mark, s->who.cgroup, s->alias);
 	if (!c)
-		c = find_cached(second, site.asker, mark, s->who.cgroup, s->who.name);
+		c = find_cached(second, site.asker, mark, s->who.cgroup, s->alias);
 	if (!c) {
 		/* By chance: no order in which keys take turns is then the worst. Mostly the first, which is on the page at hand. */
 		chance = bpf_get_prandom_u32();
@@ -264,7 +330,6 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 }
 
 typedef int slow_path(u64 *ctx, bool due);
-typedef int turn_path(struct turn *t, u32 bank);
 
 /* check counts one check.
  *
@@ -311,8 +376,8 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 
 /* What is not the fast path stands in functions of its own, out of its way. */
 #define CHECK(kind, bank, reading, who)                                                                          \
-	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading, who); } \
 	static __noinline int turn_##kind(struct turn *t, u32 b) { return take_turn(t, b, who); }                \
+	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading, who, turn_##kind); } \
 	static __always_inline int check_##kind(u64 *ctx) { return check(ctx, bank, reading, slowly_##kind, turn_##kind); }
 
 CHECK(cast, 0, CAST, who_cast)

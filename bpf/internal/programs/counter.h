@@ -35,6 +35,8 @@ volatile const u32 has_snprintf;	 /* %ps in the kernel: since 5.13 */
 volatile const u32 has_pt_regs;		 /* bpf_task_pt_regs: since 5.15 */
 volatile const u32 denial_burst = 5;
 volatile const u32 slots[2]; /* for who slots: those for all, and those that are kept */
+volatile const u64 fallbacks[CAPABILITIES]; /* by capability: those that the kernel asks for where that is denied */
+volatile const u64 harmless;		    /* capabilities without which the kernel goes on, wherever it asks */
 volatile const u64 name_mask = ~0ull; /* what tests leave of a name's hash, so that many names have one */
 
 /* All of this changes while we run. It is only ever added to or replaced by user space, and everything in it is verified
@@ -50,6 +52,14 @@ struct {
 	__type(key, u8[SYMBOL_SIZE]);
 	__type(value, u32);
 } roles SEC(".maps");
+
+/* By kernel function: capabilities without which it goes on. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 128);
+	__type(key, u8[SYMBOL_SIZE]);
+	__type(value, u64);
+} probes SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
@@ -69,7 +79,8 @@ enum {
 
 enum {
 	CACHED_SET = 1 << 20, /* so that an empty entry is no key */
-	CACHED_BORROWED = 1 << 21
+	CACHED_BORROWED = 1 << 21,
+	CACHED_AFTER = 1 << 22 /* it came after a denial that is noted, and may be asked for that */
 };
 
 struct page {
@@ -196,6 +207,9 @@ struct scratch {
 	u64 cgroup_at;
 	u64 owner, owner_at; /* whose share it is: serial number and address */
 	struct who_key key; /* that wants a slot */
+	struct denial denial; /* that the check came after */
+	u64 alias; /* what the cache has for the name: another one after each denial */
+	u64 part;
 	struct announcement announcement; /* and behind it, for one that is told with it, */
 	struct cgroup_record cgroup;
 };

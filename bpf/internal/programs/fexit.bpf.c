@@ -34,7 +34,7 @@ int fexit_unnamed(u64 *ctx)
 		return 0;
 	}
 	*(volatile u64 *)&st->busy = 1;
-	slowly(ctx, false, 0, HELPER, who_helper);
+	slowly(ctx, false, 0, HELPER, who_helper, NULL);
 	*(volatile u64 *)&st->busy = 0;
 	return 0;
 }

@@ -25,6 +25,7 @@ const (
 	FexitMapMarks              = "marks"
 	FexitMapPages              = "pages"
 	FexitMapPathArguments      = "path_arguments"
+	FexitMapProbes             = "probes"
 	FexitMapRing               = "ring"
 	FexitMapRoles              = "roles"
 	FexitMapSamples            = "samples"
@@ -45,6 +46,8 @@ const (
 	FexitProgFexitUnnamed      = "fexit_unnamed"
 	FexitProgRelease           = "release"
 	FexitVarDenialBurst        = "denial_burst"
+	FexitVarFallbacks          = "fallbacks"
+	FexitVarHarmless           = "harmless"
 	FexitVarHasPtRegs          = "has_pt_regs"
 	FexitVarHasSnprintf        = "has_snprintf"
 	FexitVarNameMask           = "name_mask"
@@ -120,6 +123,7 @@ type FexitMapSpecs struct {
 	Marks         *ebpf.MapSpec `ebpf:"marks"`
 	Pages         *ebpf.MapSpec `ebpf:"pages"`
 	PathArguments *ebpf.MapSpec `ebpf:"path_arguments"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
 	Ring          *ebpf.MapSpec `ebpf:"ring"`
 	Roles         *ebpf.MapSpec `ebpf:"roles"`
 	Samples       *ebpf.MapSpec `ebpf:"samples"`
@@ -138,6 +142,8 @@ type FexitMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitVariableSpecs struct {
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
+	Fallbacks          *ebpf.VariableSpec `ebpf:"fallbacks"`
+	Harmless           *ebpf.VariableSpec `ebpf:"harmless"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
@@ -177,6 +183,7 @@ type FexitMaps struct {
 	Marks         *ebpf.Map `ebpf:"marks"`
 	Pages         *ebpf.Map `ebpf:"pages"`
 	PathArguments *ebpf.Map `ebpf:"path_arguments"`
+	Probes        *ebpf.Map `ebpf:"probes"`
 	Ring          *ebpf.Map `ebpf:"ring"`
 	Roles         *ebpf.Map `ebpf:"roles"`
 	Samples       *ebpf.Map `ebpf:"samples"`
@@ -201,6 +208,7 @@ func (m *FexitMaps) Close() error {
 		m.Marks,
 		m.Pages,
 		m.PathArguments,
+		m.Probes,
 		m.Ring,
 		m.Roles,
 		m.Samples,
@@ -220,6 +228,8 @@ func (m *FexitMaps) Close() error {
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitVariables struct {
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
+	Fallbacks          *ebpf.Variable `ebpf:"fallbacks"`
+	Harmless           *ebpf.Variable `ebpf:"harmless"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`

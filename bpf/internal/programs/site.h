@@ -102,6 +102,52 @@ static __always_inline bool same_symbol(const u8 *a, const u8 *b)
 	return true;
 }
 
+/* probed tells whether a check was denied, and the kernel goes on all the same: by the function in the scratch, which it cuts. */
+GLOBAL u32 probed(u32 what, u32 bank)
+{
+	struct scratch *s = my_scratch(bank & 1);
+	u64 *caps, all = harmless;
+	u32 i, end = 0;
+
+	if (!s || !(what & WHAT_DENIED))
+		return 0;
+	for (i = 0; i < SYMBOL_SIZE; i++) {
+		if (s->symbol[i] == '.' || s->symbol[i] == ' ')
+			end = 1;
+		if (end)
+			s->symbol[i] = 0;
+	}
+	caps = bpf_map_lookup_elem(&probes, s->symbol);
+	if (caps)
+		all |= *caps;
+	return all >> (what & (CAPABILITIES - 1)) & 1;
+}
+
+/* same_function tells whether two site slots are of one kernel function, in however many parts the compiler has it. */
+GLOBAL u32 same_function(u32 slot, u32 other)
+{
+	struct site_record *a = bpf_map_lookup_elem(&site_records, &slot);
+	struct site_record *b = bpf_map_lookup_elem(&site_records, &other);
+	u32 i;
+	u8 x, y;
+
+	if (!a || !b || !a->symbol[0])
+		return 0;
+	for (i = 0; i < SYMBOL_SIZE; i++) {
+		x = a->symbol[i];
+		y = b->symbol[i];
+		if (x == '.' || x == ' ')
+			x = 0;
+		if (y == '.' || y == ' ')
+			y = 0;
+		if (x != y)
+			return 0;
+		if (!x)
+			break;
+	}
+	return 1;
+}
+
 /* site_slot finds or makes the slot of a key that the cache does not hold. Where no slot is free, the key's fixed one. */
 static __noinline struct site_value *site_slot(struct scratch *s, struct site_key *key, u32 bank)
 {
@@ -114,6 +160,7 @@ static __noinline struct site_value *site_slot(struct scratch *s, struct site_ke
 		return v;
 	}
 	module = symbol(key->asker, bank);
+	v->probe = 0;
 	if (known) {
 		/* Modules are unloaded, and others take their place: is this still the same function? */
 		slot = known->slot;
@@ -125,8 +172,10 @@ static __noinline struct site_value *site_slot(struct scratch *s, struct site_ke
 	}
 	v->slot = key->what & WHAT_SITE;
 	v->module = 0;
-	if (bpf_map_pop_elem(&free_sites, &slot))
+	if (bpf_map_pop_elem(&free_sites, &slot)) {
+		v->probe = probed(key->what, bank);
 		return v;
+	}
 	r = bpf_map_lookup_elem(&site_records, &slot);
 	if (!r)
 		return v;
@@ -136,6 +185,7 @@ static __noinline struct site_value *site_slot(struct scratch *s, struct site_ke
 	__builtin_memcpy(r->symbol, s->symbol, SYMBOL_SIZE);
 	v->slot = slot;
 	v->module = module;
+	v->probe = probed(key->what, bank);
 	if (!bpf_map_update_elem(&sites, key, v, known ? BPF_ANY : BPF_NOEXIST))
 		return v;
 	/* Another CPU was faster: its slot counts. */

@@ -29,7 +29,8 @@ type TracepointAnnouncement struct {
 	What    uint16
 	Kind    uint8
 	Told    uint8
-	Fresh   uint32
+	Fresh   uint16
+	Part    uint16
 	Comm    [16]uint8
 	Path    [256]uint8
 	Name    [256]uint8
@@ -48,7 +49,15 @@ type TracepointCachePage struct {
 		CssSet   uint64
 		Who      TracepointWhoKey
 		Tick     uint64
-		Unused   [5]uint64
+		Denial   struct {
+			_        structs.HostLayout
+			Asker    uint64
+			Task     uint64
+			Switches uint64
+			Site     uint32
+			Cap      uint32
+		}
+		Unused uint64
 	}
 	Cached [62]TracepointCached
 }
@@ -193,6 +202,7 @@ const (
 	TracepointMapMarks              = "marks"
 	TracepointMapPages              = "pages"
 	TracepointMapPathArguments      = "path_arguments"
+	TracepointMapProbes             = "probes"
 	TracepointMapRing               = "ring"
 	TracepointMapRoles              = "roles"
 	TracepointMapSamples            = "samples"
@@ -212,6 +222,8 @@ const (
 	TracepointProgTracepointProbe   = "tracepoint_probe"
 	TracepointProgTracepointSecond  = "tracepoint_second"
 	TracepointVarDenialBurst        = "denial_burst"
+	TracepointVarFallbacks          = "fallbacks"
+	TracepointVarHarmless           = "harmless"
 	TracepointVarHasPtRegs          = "has_pt_regs"
 	TracepointVarHasSnprintf        = "has_snprintf"
 	TracepointVarNameMask           = "name_mask"
@@ -286,6 +298,7 @@ type TracepointMapSpecs struct {
 	Marks         *ebpf.MapSpec `ebpf:"marks"`
 	Pages         *ebpf.MapSpec `ebpf:"pages"`
 	PathArguments *ebpf.MapSpec `ebpf:"path_arguments"`
+	Probes        *ebpf.MapSpec `ebpf:"probes"`
 	Ring          *ebpf.MapSpec `ebpf:"ring"`
 	Roles         *ebpf.MapSpec `ebpf:"roles"`
 	Samples       *ebpf.MapSpec `ebpf:"samples"`
@@ -304,6 +317,8 @@ type TracepointMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracepointVariableSpecs struct {
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
+	Fallbacks          *ebpf.VariableSpec `ebpf:"fallbacks"`
+	Harmless           *ebpf.VariableSpec `ebpf:"harmless"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
@@ -343,6 +358,7 @@ type TracepointMaps struct {
 	Marks         *ebpf.Map `ebpf:"marks"`
 	Pages         *ebpf.Map `ebpf:"pages"`
 	PathArguments *ebpf.Map `ebpf:"path_arguments"`
+	Probes        *ebpf.Map `ebpf:"probes"`
 	Ring          *ebpf.Map `ebpf:"ring"`
 	Roles         *ebpf.Map `ebpf:"roles"`
 	Samples       *ebpf.Map `ebpf:"samples"`
@@ -367,6 +383,7 @@ func (m *TracepointMaps) Close() error {
 		m.Marks,
 		m.Pages,
 		m.PathArguments,
+		m.Probes,
 		m.Ring,
 		m.Roles,
 		m.Samples,
@@ -386,6 +403,8 @@ func (m *TracepointMaps) Close() error {
 // It can be passed to LoadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracepointVariables struct {
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
+	Fallbacks          *ebpf.Variable `ebpf:"fallbacks"`
+	Harmless           *ebpf.Variable `ebpf:"harmless"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`

@@ -302,6 +302,7 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 	a->what = what & WHAT_WHO;
 	a->kind = kind_of(what);
 	a->fresh = fresh;
+	a->part = r->key.what / WHAT_PROBE & WHAT_PART;
 	name_process(a->name, a->kind);
 	if (bpf_ringbuf_output(&ring, a, size, 0))
 		st->lost++;
@@ -429,7 +430,7 @@ GLOBAL u32 who_slot(u32 what, u32 bank)
 		return what & WHAT_WHO;
 	s->key.cgroup = s->who.cgroup;
 	s->key.name = s->who.name & name_mask;
-	s->key.what = s->who.what | (what & WHAT_WHO);
+	s->key.what = s->who.what | s->part | (what & WHAT_WHO);
 	for (i = 0; i < WHO_TRIES; i++, s->key.name++) {
 		known = bpf_map_lookup_elem(&whos, &s->key);
 		if (!known) {

@@ -28,8 +28,12 @@ type Options struct {
 	ConfirmEvery           uint32 // a power of two
 	Seed, NameSeed         uint64 // odd
 	NameMask               uint64 // what is left of a name's hash
-	Pair                   *bool  // whether there are two programs, both on the tracepoint; nil: as the kernel needs it
-	Logger                 *slog.Logger
+	// By capability, those that the kernel asks for where it is denied; and those without which it goes on wherever it asks.
+	Fallbacks [programs.Capabilities]uint64
+	Harmless  uint64
+	Pair      *bool // whether there are two programs, both on the tracepoint; nil: as the kernel needs it
+	Logger    *slog.Logger
+	Fits      func(Memory) error // called before the maps are made, where they are charged to the memory cgroup; nil: they do
 }
 
 // A Peek is how the kernel side reads words off the stack.
@@ -57,7 +61,11 @@ type Features struct {
 func Probe() (*Features, error) {
 	kernel, err := btf.LoadKernelSpec()
 	if err != nil {
-		return nil, fmt.Errorf("read the kernel's BTF: %w; it needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys/kernel/btf/vmlinux to be readable", err)
+		err = fmt.Errorf("read the kernel's BTF: %w", err)
+		if Exhausted(err) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w; it needs a kernel built with CONFIG_DEBUG_INFO_BTF, and /sys/kernel/btf/vmlinux to be readable", err)
 	}
 	f := &Features{kernel: kernel, cast: hasFunc(kernel, "bpf_rdonly_cast"), rmdir: hasTypedef(kernel, "btf_trace_cgroup_rmdir")}
 	var helpers *btf.Enum
@@ -264,8 +272,8 @@ func (s Source) Open(f *Features, mode Peek, opts Options) (*Objects, error) {
 	}
 	if s.guarded != nil && opts.Pair == nil {
 		o, err := s.openEntry(f, opts)
-		if err == nil {
-			return o, nil
+		if err == nil || Exhausted(err) {
+			return o, err
 		}
 		opts.Logger.Info("both of the programs that count are preemptible; what is missed while both have been is counted as missed runs", "err", err)
 	}
@@ -308,14 +316,20 @@ func (s Source) open(f *Features, opts Options, names ...string) (*Objects, erro
 			delete(spec.Maps, name)
 		}
 	}
-	if err := size(spec, f, opts, len(names)); err != nil {
+	memory, err := size(spec, f, opts, len(names))
+	if err != nil {
 		return nil, err
+	}
+	if opts.Fits != nil && f.memcg {
+		if err := opts.Fits(memory); err != nil {
+			return nil, err
+		}
 	}
 	c, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{
 		Programs: ebpf.ProgramOptions{KernelTypes: f.kernel},
 	})
 	if err != nil {
-		return nil, f.explain(fmt.Errorf("load the BPF objects: %w", err))
+		return nil, f.explain(fmt.Errorf("load the BPF objects: %w", err), memory)
 	}
 	o := &Objects{Collection: c, latestFirst: s.latestFirst}
 	for _, name := range names {
@@ -334,7 +348,7 @@ func (s Source) wantsTwo(f *Features, mode Peek, opts Options) (bool, error) {
 		return *opts.Pair, nil
 	}
 	two, err := s.preemptible(f)
-	if errors.Is(err, unix.EPERM) {
+	if errors.Is(err, unix.EPERM) || Exhausted(err) {
 		return false, err // the source itself will be refused, too
 	}
 	if err != nil {
@@ -343,11 +357,11 @@ func (s Source) wantsTwo(f *Features, mode Peek, opts Options) (bool, error) {
 	return two, nil
 }
 
-// size gives the maps their sizes and the constants their values.
-func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error {
+// size gives the maps their sizes and the constants their values. It returns what that takes.
+func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) (Memory, error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
-		return fmt.Errorf("count the CPUs: %w", err)
+		return Memory{}, fmt.Errorf("count the CPUs: %w", err)
 	}
 	sitePages := (programs.SiteFixed + opts.SiteLimit + programs.PageSlots - 1) / programs.PageSlots
 	whoPages := (programs.WhoFixed + opts.SeriesLimit + programs.PageSlots - 1) / programs.PageSlots
@@ -374,23 +388,25 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) error
 		"has_pt_regs":  number(f.PtRegs),
 		"denial_burst": opts.DenialBurst,
 		"name_mask":    opts.NameMask,
+		"fallbacks":    opts.Fallbacks,
+		"harmless":     opts.Harmless,
 		"slots":        [2]uint32{uint32(opts.SeriesLimit - opts.SeriesKept), uint32(opts.SeriesKept)},
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
-			return fmt.Errorf("set the BPF object's %s: %w", name, err)
+			return Memory{}, fmt.Errorf("set the BPF object's %s: %w", name, err)
 		}
 	}
 	var v programs.SettingValues
 	if err := spec.Variables["settings"].Get(&v); err != nil {
-		return fmt.Errorf("read the BPF object's settings: %w", err)
+		return Memory{}, fmt.Errorf("read the BPF object's settings: %w", err)
 	}
 	v.WhoPage, v.BankPages, v.CpuPages = uint32(programs.SitePage+sitePages), uint32(bankPages), uint32(banks*bankPages)
 	v.ConfirmEvery = opts.ConfirmEvery
 	v.Seed, v.NameSeed = opts.Seed, opts.NameSeed
 	if err := spec.Variables["settings"].Set(v); err != nil {
-		return fmt.Errorf("set the BPF object's settings: %w", err)
+		return Memory{}, fmt.Errorf("set the BPF object's settings: %w", err)
 	}
-	return nil
+	return memoryOf(spec, cpus), nil
 }
 
 func number(b bool) uint32 {
@@ -444,10 +460,10 @@ var errLockdown = errors.New("kernel lockdown is at confidentiality, which keeps
 //
 // To CAP_PERFMON the kernel denies the helpers that read its memory for no other reason than lockdown (bpf_base_func_proto,
 // kernel/bpf/helpers.c).
-func (f *Features) explain(err error) error {
+func (f *Features) explain(err error, need Memory) error {
 	var limit unix.Rlimit
 	if errors.Is(err, unix.EPERM) && !f.memcg && unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit) == nil && limit.Cur != unix.RLIM_INFINITY && smallMapFits() {
-		return fmt.Errorf("%w: it is %d KiB, and on this kernel (Linux before 5.11) what the exporter counts in is charged to it; raise it before the start, as the exporter may not (systemd: LimitMEMLOCK=infinity in the unit; a shell: ulimit -l unlimited): %w", ErrMemlock, limit.Cur/1024, err)
+		return fmt.Errorf("%w: it is %d KiB, and on this kernel (Linux before 5.11) what the exporter counts in is charged to it, about %d KiB; raise it before the start, as the exporter may not (systemd: LimitMEMLOCK=infinity in the unit; a shell: ulimit -l unlimited): %w", ErrMemlock, limit.Cur/1024, need.Maps/1024, err)
 	}
 	var refused *ebpf.VerifierError
 	if !errors.As(err, &refused) {
@@ -478,6 +494,10 @@ func ReasonOf(err error) string {
 		return "absent"
 	case errors.Is(err, ErrMemlock):
 		return "memlock"
+	case errors.Is(err, unix.ENOMEM):
+		return "memory"
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE):
+		return "files"
 	case errors.Is(err, unix.EPERM), errors.Is(err, errLockdown):
 		return "permission"
 	}

@@ -80,11 +80,17 @@ func TestReasons(t *testing.T) {
 		"absent":     {errAbsent, ebpf.ErrNotSupported},
 		"memlock":    {ErrMemlock, fmt.Errorf("%w: %w", ErrMemlock, unix.EPERM)},
 		"permission": {unix.EPERM, errLockdown},
+		"memory":     {unix.ENOMEM, &ebpf.VerifierError{Cause: unix.ENOMEM}},
+		"files":      {unix.EMFILE, unix.ENFILE},
 		"verifier":   {errors.New("else"), unix.EINVAL},
 	} {
 		for _, err := range errs {
-			if got := ReasonOf(fmt.Errorf("load: %w", err)); got != want {
+			err = fmt.Errorf("load: %w", err)
+			if got := ReasonOf(err); got != want {
 				t.Errorf("%v: %s, want %s", err, got, want)
+			}
+			if got := Exhausted(err); got != (want == "memory" || want == "files") {
+				t.Errorf("%v: exhausted: %t", err, got)
 			}
 		}
 	}
@@ -115,6 +121,12 @@ func TestWantsTwo(t *testing.T) {
 		s := Source{preemptible: func(*Features) (bool, error) { return test.preemptible, nil }}
 		if got, err := s.wantsTwo(&Features{}, test.mode, Options{Pair: test.pair}); err != nil || got != test.want {
 			t.Errorf("%+v: %t, %v", test, got, err)
+		}
+	}
+	for err, ends := range map[error]bool{unix.EPERM: true, unix.EMFILE: true, unix.ENOENT: false} {
+		s := Source{preemptible: func(*Features) (bool, error) { return false, err }}
+		if _, got := s.wantsTwo(&Features{}, PeekCast, Options{Logger: slog.New(slog.DiscardHandler)}); (got != nil) != ends {
+			t.Errorf("%v while asking became %v", err, got)
 		}
 	}
 }
@@ -156,5 +168,18 @@ func TestFallsBack(t *testing.T) {
 		if told := strings.Contains(log.String(), "not here"); !errors.Is(err, unreadable) || told != (pair == nil) || asked != 1 && told {
 			t.Errorf("%v; asked %d times, told: %s", err, asked, log.String())
 		}
+	}
+}
+
+// Where there is not enough for the better two programs, the lesser ones are not taken for it.
+func TestDoesNotFallBackForWantOfMemory(t *testing.T) {
+	s := Source{
+		present:     func(*btf.Spec) bool { return true },
+		preemptible: func(*Features) (bool, error) { return true, nil },
+		guarded:     func(*Features) error { return unix.ENOMEM },
+		load:        func() (*ebpf.CollectionSpec, error) { t.Error("tries others"); return nil, unix.EINVAL },
+	}
+	if _, err := s.Open(&Features{}, PeekCast, Options{Logger: slog.New(slog.DiscardHandler)}); !errors.Is(err, unix.ENOMEM) {
+		t.Error(err)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
-	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -26,7 +25,7 @@ import (
 //   - info: the same in a user namespace, where anybody may be its root; and any
 //     other denial. Something did not work, or was tried in vain; the kernel side
 //     already limits their rate.
-//   - debug: any other capability that is asked for by somebody new. Right
+//   - debug: a denial after which the kernel went on all the same, and any other capability that is asked for by somebody new. Right
 //     after start that is everybody.
 //
 // It is called by the reader of the ring buffer, which must not wait: the log
@@ -36,6 +35,7 @@ type Log struct {
 	budgets map[kind]*budget
 
 	overBudget, notTaken atomic.Uint64
+	toldOverflow         atomic.Bool
 }
 
 // kind is what a line is about, as far as who can bring it about. Each has a
@@ -72,6 +72,9 @@ func (l *Log) NotTaken() uint64 { return l.notTaken.Load() }
 // Announce takes one announcement. It never blocks.
 func (l *Log) Announce(n bpf.Announcement) {
 	ctx := context.Background()
+	if n.Overflow && !l.toldOverflow.Load() {
+		l.tellOverflow(ctx, n)
+	}
 	level, message := lineOf(n)
 	if !l.handler.Enabled(ctx, level) {
 		return
@@ -96,15 +99,28 @@ func (l *Log) Announce(n bpf.Announcement) {
 		slog.Uint64("ns_tgid", uint64(n.NSTGID)),
 		slog.Uint64("uid", uint64(n.UID)),
 		slog.Uint64("euid", uint64(n.EUID)),
-		slog.String("syscall", syscallOf(n)),
+		slog.String("syscall", collectors.Syscall(n)),
 		slog.String("path", collectors.Escape(n.Path)),
 		slog.String("call_site", collectors.Visible(collectors.CallSite(n.Symbol, false))),
+		slog.String("fallback_of", fallbackOf(n.Aside)),
 		slog.Bool("borrowed", n.Borrowed),
 		slog.Bool("overflow", n.Overflow),
 	)
 	// Not by way of a slog.Logger, which keeps the error to itself.
 	if err := l.handler.Handle(ctx, line); err != nil {
 		l.notTaken.Add(1)
+	}
+}
+
+// tellOverflow says once that series have run out, for somebody, and what to do
+// about it; from then on a metric tells.
+func (l *Log) tellOverflow(ctx context.Context, n bpf.Announcement) {
+	workload, process := collectors.VisibleWho(n.Cgroup, n.Process, false)
+	line := slog.NewRecord(time.Now(), slog.LevelWarn, "No room for another series of this workload: its checks stand under process=_other from here on; raise --series.limit, "+
+		"unless somebody runs programs under ever new names. This is said once, and counted in capability_exporter_overflow_checks_total", here())
+	line.AddAttrs(slog.String("workload", workload), slog.String("process", process))
+	if l.handler.Handle(ctx, line) == nil {
+		l.toldOverflow.Store(true)
 	}
 }
 
@@ -116,6 +132,8 @@ func lineOf(n bpf.Announcement) (level slog.Level, message string) {
 			level = slog.LevelInfo
 		}
 		return level, "CAP_SYS_ADMIN asked for by a new process or workload"
+	case n.Probe:
+		return slog.LevelDebug, "Capability denied, which the kernel did not mind"
 	case n.Denied:
 		return slog.LevelInfo, "Capability denied"
 	default:
@@ -123,16 +141,12 @@ func lineOf(n bpf.Announcement) (level slog.Level, message string) {
 	}
 }
 
-// syscallOf names the system call: by its number where it has no name here,
-// as a 32-bit program's, and not at all where there was none.
-func syscallOf(n bpf.Announcement) string {
-	switch {
-	case n.SyscallName != "":
-		return n.SyscallName
-	case n.Syscall < 0:
+// fallbackOf is the capability that was denied at the same place, and that this one was only asked for instead of.
+func fallbackOf(a bpf.Aside) string {
+	if !a.Fallback {
 		return ""
 	}
-	return strconv.FormatInt(n.Syscall, 10)
+	return collectors.Capability(a.First)
 }
 
 func kindOf(n bpf.Announcement) kind {

@@ -54,6 +54,7 @@ func TestAnnouncementLevels(t *testing.T) {
 		{"CAP_SYS_ADMIN denied again", bpf.Announcement{Check: bpf.Check{Capability: admin, Denied: true}}, "INFO Capability denied"},
 		{"CAP_SYS_ADMIN denied again in a user namespace", bpf.Announcement{Check: bpf.Check{Capability: admin, Denied: true, UserNS: true}}, "INFO Capability denied"},
 		{"denied", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown, Denied: true}}, "INFO Capability denied"},
+		{"denied, and the kernel went on", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown, Denied: true}, Aside: bpf.Aside{Probe: true}}, "DEBUG Capability denied, which the kernel did not mind"},
 		{"new", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown}}, "DEBUG Capability asked for by a new process or workload"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -84,15 +85,15 @@ func TestAnnouncementFields(t *testing.T) {
 			Process: bpf.Process{Name: "ping"},
 			TGID:    100, TID: 101, UID: 65534, EUID: 1000, Comm: "ping: a", NSTGID: 7, Syscall: 41, SyscallName: "socket", Symbol: "packet_create [af_packet]",
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_NET_RAW result=denied scope=userns ` +
-			`workload=ping.service process=ping comm="ping: a" tgid=100 tid=101 ns_tgid=7 uid=65534 euid=1000 syscall=socket path="" call_site=packet_create borrowed=false overflow=false`},
+			`workload=ping.service process=ping comm="ping: a" tgid=100 tid=101 ns_tgid=7 uid=65534 euid=1000 syscall=socket path="" call_site=packet_create fallback_of="" borrowed=false overflow=false`},
 		{bpf.Announcement{
-			New:     true,
-			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN)},
+			New:   true,
+			Check: bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, Aside: bpf.Aside{Fallback: true, First: uint8(cap.BPF)},
 			Cgroup:  bpf.Cgroup{ID: 8, Path: "/"},
 			Process: bpf.Process{Name: "mount"},
 			TGID:    4194303, TID: 4194302, UID: 4294967294, Syscall: -1, Path: "/mnt/a\nb", Borrowed: true,
 		}, `level=WARN source=announce.go msg="CAP_SYS_ADMIN asked for by a new process or workload" capability=CAP_SYS_ADMIN result=granted scope=host ` +
-			`workload=/ process=mount comm="" tgid=4194303 tid=4194302 ns_tgid=0 uid=4294967294 euid=0 syscall="" path=/mnt/a\x0ab call_site=_unknown borrowed=true overflow=false`},
+			`workload=/ process=mount comm="" tgid=4194303 tid=4194302 ns_tgid=0 uid=4294967294 euid=0 syscall="" path=/mnt/a\x0ab call_site=_unknown fallback_of=CAP_BPF borrowed=true overflow=false`},
 		{bpf.Announcement{
 			Overflow: true,
 			Check:    bpf.Check{Capability: 63, Denied: true},
@@ -100,9 +101,12 @@ func TestAnnouncementFields(t *testing.T) {
 			Process:  bpf.Process{Name: "a"},
 			Syscall:  400,
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_63 result=denied scope=host ` +
-			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown borrowed=false overflow=true`},
+			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown fallback_of="" borrowed=false overflow=true`},
 	} {
 		got := logged(t, "info", "logfmt", test.announcement)
+		if test.announcement.Overflow { // another line, before it
+			_, got, _ = strings.Cut(got, "\n")
+		}
 		// The time stands first, and the line of the source file is not of interest.
 		_, got, _ = strings.Cut(strings.TrimSpace(got), " ")
 		before, after, _ := strings.Cut(got, "announce.go:")
@@ -110,6 +114,20 @@ func TestAnnouncementFields(t *testing.T) {
 		if got := before + "announce.go " + after; got != test.want {
 			t.Errorf("logged\n%s\nwant\n%s", got, test.want)
 		}
+	}
+}
+
+// TestOverflowIsToldOnce: which flag to raise is said once, whatever else is, and again only where that was lost.
+func TestOverflowIsToldOnce(t *testing.T) {
+	crowded := bpf.Announcement{Overflow: true, Cgroup: bpf.Cgroup{ID: 9, Path: "/a"}, Process: bpf.Process{Name: "b"}}
+	out := logged(t, "warn", "logfmt", bpf.Announcement{}, crowded, crowded, crowded)
+	if strings.Count(out, "\n") != 1 || !strings.Contains(out, "raise --series.limit") || !strings.HasSuffix(out, "workload=/a process=b\n") {
+		t.Errorf("said:\n%s", out)
+	}
+	a := NewLog(slog.New(full{slog.DiscardHandler}))
+	a.Announce(crowded)
+	if a.toldOverflow.Load() {
+		t.Error("what the log had no room for is not said again")
 	}
 }
 

@@ -1,6 +1,7 @@
 package web
 
 import (
+	"cmp"
 	"crypto/tls"
 	"net"
 	"net/http"
@@ -10,9 +11,10 @@ import (
 	"time"
 )
 
-// maxConnections is how many clients may be connected at one time, over all
-// addresses that are served. Each costs some 20 KiB, with TLS some 60.
-const maxConnections = 256
+// MaxConnections is how many clients may be connected at one time, over all
+// addresses that are served. Each costs some 20 KiB, with TLS some 60, and a file
+// descriptor.
+const MaxConnections = 256
 
 // connections keeps their number. Who comes when it is reached is let in, and
 // another one is closed for it: a set of connections that do nothing, or do not
@@ -21,6 +23,7 @@ type connections struct {
 	mu     sync.Mutex
 	open   map[net.Conn]*connection
 	closed uint64
+	most   int // 0: MaxConnections
 }
 
 type connection struct {
@@ -47,12 +50,12 @@ func (c *connections) note(conn net.Conn, state http.ConnState) net.Conn {
 			c.open = make(map[net.Conn]*connection)
 		}
 		var excess net.Conn
-		if len(c.open) >= maxConnections {
-			excess = c.leastMissed(from(conn))
+		if len(c.open) >= cmp.Or(c.most, MaxConnections) {
+			excess = c.leastMissed(from(conn.RemoteAddr().String()))
 			delete(c.open, excess)
 			c.closed++
 		}
-		c.open[conn] = &connection{from: from(conn), since: time.Now()}
+		c.open[conn] = &connection{from: from(conn.RemoteAddr().String()), since: time.Now()}
 		return excess
 	case http.StateActive, http.StateIdle:
 		if known := c.open[conn]; known != nil {
@@ -93,13 +96,12 @@ func before(a, b *connection, number map[string]int) bool {
 	}
 }
 
-// from is whose a connection is: an address, or the network of one where a
-// client has as many addresses as it likes.
-func from(conn net.Conn) string {
-	text := conn.RemoteAddr().String()
-	address, err := netip.ParseAddrPort(text)
+// from is whose a remote address is: an address without its port, or the network
+// of one where a client has as many addresses as it likes.
+func from(remote string) string {
+	address, err := netip.ParseAddrPort(remote)
 	if err != nil { // a Unix socket has none, and vsock's are "host(2):1024"
-		host, _, _ := strings.Cut(text, ":")
+		host, _, _ := strings.Cut(remote, ":")
 		return host
 	}
 	ip := address.Addr().Unmap()
@@ -117,6 +119,13 @@ func closeNow(conn net.Conn) {
 		conn = over.NetConn()
 	}
 	_ = conn.Close() // there is nobody to tell
+}
+
+// limit sets how many there may be, before any is.
+func (c *connections) limit(most int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.most = most
 }
 
 // made is how many connections were closed to make room.

@@ -126,7 +126,7 @@ func TestFrom(t *testing.T) {
 		"":                     "",
 		"/run/exporter.socket": "/run/exporter.socket",
 	} {
-		if got := from(&client{address: address}); got != want {
+		if got := from(address); got != want {
 			t.Errorf("%q is from %q, want %q", address, got, want)
 		}
 	}
@@ -153,7 +153,7 @@ func TestIdleConnectionsDoNotLockOut(t *testing.T) {
 	defer server.Stop()
 	defer http.DefaultClient.CloseIdleConnections()
 	const more = 40
-	for n := range maxConnections + more {
+	for n := range MaxConnections + more {
 		listener := one
 		if n%2 == 0 {
 			listener = other

@@ -5,14 +5,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
+	"syscall"
 
 	"go.yaml.in/yaml/v2"
 )
 
 // ConfigFolders returns the folders that a web configuration and the files it
 // names are in. The toolkit reads all of them at each handshake, so that they
-// may be replaced: a file by another, or the folder that a link to it goes
-// through.
+// may be replaced: a file by another, or a link on the way to it, of a folder as
+// well, by one to somewhere beside.
 func ConfigFolders(path string) ([]string, error) {
 	if path == "" {
 		return nil, nil
@@ -39,11 +41,47 @@ func ConfigFolders(path string) ([]string, error) {
 		if !filepath.IsAbs(file) && file != path {
 			file = filepath.Join(filepath.Dir(path), file)
 		}
-		folders = append(folders, filepath.Dir(file))
-		if linked, err := filepath.EvalSymlinks(file); err == nil {
-			folders = append(folders, filepath.Dir(linked))
+		on, err := foldersOnTheWay(file)
+		if err != nil {
+			return nil, fmt.Errorf("looking for %s: %w", file, err)
 		}
+		folders = append(folders, on...)
 	}
 	slices.Sort(folders)
 	return slices.Compact(folders), nil
+}
+
+// foldersOnTheWay returns the folder that a file is in, and that of what each
+// link on the way to it leads to.
+func foldersOnTheWay(file string) ([]string, error) {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return nil, err
+	}
+	const root = "/"
+	split := func(path string) []string { return strings.Split(strings.Trim(path, root), root) }
+	folders := []string{filepath.Dir(file)}
+	at, rest := root, split(file)
+	for links := 0; len(rest) > 0; {
+		next := filepath.Join(at, rest[0])
+		rest = rest[1:]
+		target, err := os.Readlink(next)
+		if err != nil { // no link, or not there
+			at = next
+			continue
+		}
+		links++
+		if links > 40 { // as the kernel follows
+			return nil, syscall.ELOOP
+		}
+		if !filepath.IsAbs(target) {
+			target = filepath.Join(at, target)
+		}
+		at, rest = root, append(split(target), rest...)
+		// Not all files, for that /var/run leads to /run.
+		if folder := filepath.Dir(target); folder != root {
+			folders = append(folders, folder)
+		}
+	}
+	return append(folders, filepath.Dir(at)), nil
 }

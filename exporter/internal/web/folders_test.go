@@ -37,3 +37,35 @@ func TestConfigFolders(t *testing.T) {
 		t.Error("a file that is not there is passed over")
 	}
 }
+
+// TestFoldersOnTheWay: the links are Kubernetes' (..data), certbot's (into an archive), and of whole folders.
+func TestFoldersOnTheWay(t *testing.T) {
+	dir := t.TempDir()
+	path := func(name string) string { return filepath.Join(dir, name) }
+	for _, folder := range []string{"tls/..1", "live", "archive", "releases/1"} {
+		if err := os.MkdirAll(path(folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for link, target := range map[string]string{
+		"tls/..data": "..1", "tls/key": "..data/key", "live/key": "../archive/key1", "current": path("releases/1"), "loop": "loop", "run": "/run",
+	} {
+		if err := os.Symlink(target, path(link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for file, want := range map[string][]string{
+		"tls/key":         {path("tls"), path("tls/..data"), path("tls"), path("tls/..1")},
+		"live/key":        {path("live"), path("archive"), path("archive")},
+		"current/a/b/key": {path("current/a/b"), path("releases"), path("releases/1/a/b")},
+		"run/secrets/key": {path("run/secrets"), "/run/secrets"},
+		"gone/key":        {path("gone"), path("gone")},
+	} {
+		if got, err := foldersOnTheWay(path(file)); err != nil || !slices.Equal(got, want) {
+			t.Errorf("%s: %q, %v, want %q", file, got, err, want)
+		}
+	}
+	if got, err := foldersOnTheWay(path("loop/key")); err == nil {
+		t.Errorf("a link to itself: %q", got)
+	}
+}

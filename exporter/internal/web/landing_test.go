@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"html/template"
 	"maps"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -102,6 +104,9 @@ func parse(t *testing.T, page string) parsed {
 			if child := node.FirstChild; child != nil && child.Type == html.TextNode {
 				switch node.Data {
 				case "bdi":
+					if attribute(node, "class") == "cut" {
+						continue // the whole name follows
+					}
 					p.names = append(p.names, child.Data)
 				case "title":
 					p.title = child.Data
@@ -118,7 +123,8 @@ func checkHostile(t *testing.T, page string) {
 	t.Helper()
 	p := parse(t, page)
 	allowed := []string{"html", "head", "meta", "title", "link", "style", "body", "header", "h1", "small", "nav", "a", "main", "dl", "div",
-		"dt", "dd", "h2", "table", "thead", "tbody", "tr", "th", "td", "span", "bdi", "code", "footer", "p"}
+		"dt", "dd", "h2", "form", "label", "input", "button", "strong", "table", "colgroup", "col", "thead", "tbody", "tr", "th", "td",
+		"span", "bdi", "code", "time", "details", "summary", "footer", "p"}
 	for element := range maps.Keys(p.elements) {
 		if !slices.Contains(allowed, element) {
 			t.Errorf("the page has <%s>", element)
@@ -154,6 +160,12 @@ func TestLandingHostileNames(t *testing.T) {
 }
 
 func TestLandingInChromium(t *testing.T) {
+	checkHostile(t, inChromium(t, landed(t, nil, hostileWorkloads()...)))
+}
+
+// inChromium is what a browser makes of a handler's page, scripts included.
+func inChromium(t *testing.T, handler http.Handler) (dom string) {
+	t.Helper()
 	browser, err := exec.LookPath("chromium")
 	if err != nil {
 		if os.Getenv("CI") == "true" {
@@ -161,7 +173,7 @@ func TestLandingInChromium(t *testing.T) {
 		}
 		t.Skip("needs chromium: ", err)
 	}
-	server := httptest.NewServer(landed(t, nil, hostileWorkloads()...))
+	server := httptest.NewServer(handler)
 	defer server.Close()
 	profile := t.TempDir()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -170,11 +182,120 @@ func TestLandingInChromium(t *testing.T) {
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--user-data-dir="+profile,
 		"--dump-dom", server.URL+"/")
 	command.Env = append(os.Environ(), "HOME="+profile)
-	dom, err := command.Output()
+	out, err := command.Output()
 	if err != nil {
 		t.Fatalf("chromium: %v", err)
 	}
-	checkHostile(t, string(dom))
+	return string(out)
+}
+
+// measure is a page with others in frames of some width, and what their layout
+// is: whether something is wider than its column or the frame, how many rows
+// there are, and how wide columns are. Where something is looked for, long names
+// have been opened.
+const measure = `<!DOCTYPE html><title>measure</title>
+%s
+<script>
+const hidden = e => e.closest("thead") && getComputedStyle(e.closest("thead")).position == "absolute";
+onload = () => {
+  for (const f of document.querySelectorAll("iframe")) {
+    const d = f.contentDocument, out = document.createElement("output");
+    if (f.src.includes("q=")) d.querySelectorAll("details").forEach(e => e.open = true);
+    const columns = [...d.querySelectorAll("th")].map(c => Math.round(c.getBoundingClientRect().width));
+    const room = d.documentElement.clientWidth;
+    const outside = e => [...e.getClientRects()].some(r => r.right > (e.closest("td") ?? d.documentElement).getBoundingClientRect().right + .5);
+    const wide = [...d.querySelectorAll("body *")].filter(e => outside(e) && !hidden(e));
+    out.textContent = d.documentElement.scrollWidth - room + " " + wide.length + " " + d.querySelectorAll("tbody tr").length + " " + columns;
+    document.body.append(out);
+  }
+};
+</script>`
+
+// Whatever stands in them, columns hold their width, and nothing is wider than
+// the window.
+func TestLandingLayoutInChromium(t *testing.T) {
+	d := &Denials{}
+	var workloads []bpf.WorkloadCount
+	for n, length := range []int{1, 20, 60, 255} {
+		w := refused(cap.CHECKPOINT_RESTORE, strings.Repeat("W", length), 1)
+		w.Cgroup.Path, w.UserNS = "/"+strings.Repeat("m", 16*length), n == 2
+		w.CallSites = []string{strings.Repeat("m", min(length, 127)), strings.Repeat("n", min(length, 127))}
+		a := announced(w, strings.Repeat("W", min(length, 15)))
+		a.Path, a.Symbol, a.SyscallName = strings.Repeat("/W", length/2), w.CallSites[0], "open_by_handle_at"
+		a.UID, a.EUID, a.TGID, a.NSTGID = math.MaxUint32, math.MaxUint32, 4194303, 4194302
+		d.Announce(a)
+		granted := w
+		granted.Denied, granted.Count = false, 999_999_999_999
+		workloads = append(workloads, w, granted)
+	}
+	pages := map[string]http.Handler{"/short": landed(t, nil, used(cap.KILL, "a", 1)), "/empty": landed(t, nil), "/failed": landed(t, errors.New("no "+strings.Repeat("room", 100)))}
+	history, state := NewRecent(nil, d), &State{}
+	history.add(time.Now(), &bpf.Snapshot{Workloads: workloads, SeriesLimit: math.MaxInt32}, nil)
+	state.Attach(bpf.Info{Source: bpf.SourceTracepoint}, history)
+	pages["/long"] = newTestHandler(t, state, prometheus.NewRegistry(), t.Output())
+
+	var frames strings.Builder
+	paths := slices.Sorted(maps.Keys(pages))
+	widths := []int{400, 800, 1000, 1280}
+	queries := []string{"?pause=1", "?pause=1&class=denied&q=" + strings.Repeat("W", 20)}
+	for _, path := range paths {
+		for _, width := range widths {
+			for _, query := range queries {
+				fmt.Fprintf(&frames, `<iframe width="%d" height="6000" frameborder="0" src="%s%s"></iframe>`, width, path, query)
+			}
+		}
+	}
+	dom := inChromium(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/" {
+			fmt.Fprintf(w, measure, &frames)
+			return
+		}
+		if pages[r.URL.Path] == nil { // an icon
+			http.NotFound(w, r)
+			return
+		}
+		request := r.Clone(r.Context())
+		request.URL.Path = "/"
+		page := httptest.NewRecorder()
+		pages[r.URL.Path].ServeHTTP(page, request)
+		_, _ = page.Body.WriteTo(w) // without the headers, which let nobody put it in a frame
+	}))
+	measured := elementsOf(t, dom, "output")
+	if len(measured) != len(paths)*len(widths)*len(queries) {
+		t.Fatalf("%d pages are measured:\n%s", len(measured), dom)
+	}
+	columns := map[int]string{}
+	for _, path := range paths {
+		for _, width := range widths {
+			for _, query := range queries {
+				var over, wide, rows int
+				var of string
+				text := textOf(measured[0])
+				measured = measured[1:]
+				if _, err := fmt.Sscan(text, &over, &wide, &rows, &of); err != nil && rows > 0 {
+					t.Fatalf("measured %q: %v", text, err)
+				}
+				if over > 0 || wide > 0 {
+					t.Errorf("%s%s at %d pixels is %d wider than the window, %d elements are wider than they may be", path, query, width, over, wide)
+				}
+				if path == "/long" && rows < 3 {
+					t.Errorf("%s%s has %d rows", path, query, rows)
+				}
+				if rows == 0 || width < 960 { // which has no columns
+					continue
+				}
+				if columns[width] == "" {
+					columns[width] = of
+				}
+				if of != columns[width] {
+					t.Errorf("%s%s: columns of %s pixels at %d, others of %s", path, query, of, width, columns[width])
+				}
+			}
+		}
+	}
+	if len(columns) != 2 {
+		t.Errorf("columns were measured at %d widths", len(columns))
+	}
 }
 
 func TestLandingPolicyAllowsItsOwnStyle(t *testing.T) {
@@ -183,7 +304,7 @@ func TestLandingPolicyAllowsItsOwnStyle(t *testing.T) {
 	style, _, _ := strings.Cut(rest, "</style>")
 	hash := sha256.Sum256([]byte(style))
 	policy := got.Header().Get("Content-Security-Policy")
-	for _, want := range []string{"default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'", "style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'", "frame-ancestors 'none'"} {
+	for _, want := range []string{"default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'self'", "style-src 'sha256-" + base64.StdEncoding.EncodeToString(hash[:]) + "'", "frame-ancestors 'none'"} {
 		if !strings.Contains(policy, want) {
 			t.Errorf("policy %q, want %q in it", policy, want)
 		}
@@ -252,18 +373,92 @@ func TestLandingRows(t *testing.T) {
 	denied.Denied = true
 	userns := used(cap.SYS_ADMIN, "unshare", 1)
 	userns.UserNS = true
-	page := landingPage(landed(t, nil, denied, sites(used(cap.NET_RAW, "ping", 3), "inet_create"), used(cap.SYS_ADMIN, "mount", 4), userns, used(cap.CHOWN, "chown", 5)))
+	page := landingPage(landed(t, nil, denied, sites(used(cap.NET_RAW, "ping", 3), "inet_create"), used(cap.SYS_ADMIN, "mount", 4), userns, sites(used(cap.CHOWN, "chown", 5), "chown_common")))
 	_, body, _ := strings.Cut(page, "<tbody>")
 	body, _, _ = strings.Cut(body, "</tbody>")
 	const head = `<td data-h="Capability"><span class="cap">`
 	const who = `<td data-h="Workload"><bdi>/a</bdi></td><td data-h="Process"><bdi>`
 	const counts = `</td><td data-h="Granted" class="n">%d</td><td data-h="Denied" class="n">%d</td></tr>`
 	want := `<tr class="admin">` + head + `CAP_SYS_ADMIN</span></td>` + who + `mount</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 4, 0) +
-		`<tr class="denied">` + head + `CAP_NET_RAW</span></td>` + who + `ping</bdi></td><td data-h="Call sites"><code>inet_create</code> <code>packet_create</code> ` + fmt.Sprintf(counts, 3, 2) +
+		`<tr class="denied">` + head + `CAP_NET_RAW</span></td>` + who + `ping</bdi></td><td data-h="Call sites">` +
+		`<div class="no">denied: <span><code>packet_create</code> </span></div><div>granted: <span><code>inet_create</code> </span></div>` + fmt.Sprintf(counts, 3, 2) +
+		`<tr class="denied last"><td colspan="6">No details: none of these denials was announced.</td></tr>` +
 		`<tr class="admin">` + head + `CAP_SYS_ADMIN</span> <span class="tag">in a user namespace</span></td>` + who + `unshare</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 1, 0) +
-		`<tr>` + head + `CAP_CHOWN</span></td>` + who + `chown</bdi></td><td data-h="Call sites">` + fmt.Sprintf(counts, 5, 0)
+		`<tr>` + head + `CAP_CHOWN</span></td>` + who + `chown</bdi></td><td data-h="Call sites"><span><code>chown_common</code> </span>` + fmt.Sprintf(counts, 5, 0)
 	if got := strings.ReplaceAll(body, "\n", ""); got != want {
 		t.Errorf("the rows are\n%s\nwant\n%s", got, want)
+	}
+}
+
+// What is told of the last denial.
+func TestLandingTellsTheLastDenial(t *testing.T) {
+	row := func(change func(*bpf.WorkloadCount, *bpf.Announcement)) string {
+		d := &Denials{}
+		w := refused(cap.SETGID, "nginx", 1)
+		a := bpf.Announcement{
+			Check: w.Check, Cgroup: w.Cgroup, Process: w.Process, Comm: "worker", Symbol: "__x64_sys_setgroups",
+			UID: 33, EUID: 34, TGID: 812, TID: 813, NSTGID: 7, Syscall: 116, SyscallName: "setgroups", Path: "/run/x",
+		}
+		change(&w, &a)
+		d.Announce(a)
+		history, state := NewRecent(nil, d), &State{}
+		history.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
+		state.Attach(bpf.Info{}, history)
+		page := landingPage(newTestHandler(t, state, prometheus.NewRegistry(), t.Output()))
+		_, details, _ := strings.Cut(page, `<tr class="denied last"><td colspan="6">`)
+		details, _, _ = strings.Cut(details, "</td>")
+		return details
+	}
+	for _, test := range []struct {
+		change func(*bpf.WorkloadCount, *bpf.Announcement)
+		want   string
+	}{
+		{
+			func(*bpf.WorkloadCount, *bpf.Announcement) {},
+			"system call <code>setgroups</code> denied in <code>sys_setgroups</code>, uid 33, euid 34, pid 812 (7 in its PID namespace), thread <bdi>worker</bdi>, path <bdi>/run/x</bdi>",
+		},
+		{
+			func(_ *bpf.WorkloadCount, a *bpf.Announcement) {
+				a.NSTGID, a.Syscall, a.SyscallName, a.Path, a.Comm = 812, -1, "", "", "a\n\u202eb"
+			},
+			`denied in <code>sys_setgroups</code>, uid 33, euid 34, pid 812, thread <bdi>a\x0a\xe2\x80\xaeb</bdi>`,
+		},
+		{
+			func(_ *bpf.WorkloadCount, a *bpf.Announcement) { a.SyscallName, a.Path = "", "</td><script>\xff" },
+			`system call <code>116</code> denied in <code>sys_setgroups</code>, uid 33, euid 34, pid 812 (7 in its PID namespace), thread <bdi>worker</bdi>, path <bdi>&lt;/td&gt;&lt;script&gt;\xff</bdi>`,
+		},
+		{
+			func(w *bpf.WorkloadCount, a *bpf.Announcement) {
+				w.Process, a.Overflow, a.NSTGID, a.Path = bpf.Process{Kind: bpf.ProcessOther}, true, 812, ""
+			},
+			"process <bdi>nginx</bdi>, system call <code>setgroups</code> denied in <code>sys_setgroups</code>, uid 33, euid 34, pid 812, thread <bdi>worker</bdi>",
+		},
+		{
+			func(w *bpf.WorkloadCount, a *bpf.Announcement) {
+				w.Overflow, a.Overflow, a.NSTGID, a.Path = true, true, 812, ""
+			},
+			"process <bdi>nginx</bdi> in <bdi>/a</bdi>, system call <code>setgroups</code> denied in <code>sys_setgroups</code>, uid 33, euid 34, pid 812, thread <bdi>worker</bdi>",
+		},
+	} {
+		got := row(test.change)
+		head, details, _ := strings.Cut(got, "</time>: ")
+		if details != test.want {
+			t.Errorf("told %s\nwant %s", details, test.want)
+		}
+		if !regexp.MustCompile(`^Last denial announced <time datetime="\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ" title="\d\d:\d\d:\d\d UTC">0 s ago$`).MatchString(head) {
+			t.Errorf("told at %s", head)
+		}
+	}
+}
+
+func TestAgo(t *testing.T) {
+	for passed, want := range map[time.Duration]string{
+		-time.Hour: "0 s ago", 0: "0 s ago", 1499 * time.Millisecond: "1 s ago", 1500 * time.Millisecond: "2 s ago",
+		119 * time.Second: "119 s ago", 2 * time.Minute: "2 min ago", 5*time.Minute - 1: "5 min ago",
+	} {
+		if got := ago(at(8, 9).Add(passed), at(8, 9)); got != want {
+			t.Errorf("%v: %s, want %s", passed, got, want)
+		}
 	}
 }
 
@@ -278,7 +473,7 @@ func TestLandingCutsRows(t *testing.T) {
 	denied.Denied = true
 	page := landingPage(landed(t, nil, append(workloads, admin, denied)...))
 	p := parse(t, page)
-	if got := p.elements["tr"] - 1; got != shown {
+	if got := p.elements["tr"] - 2; got != shown { // the head, and the denial's details
 		t.Errorf("%d rows, want %d", got, shown)
 	}
 	if !strings.Contains(page, ">9 more rows are not shown") {

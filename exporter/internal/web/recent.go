@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"path"
 	"slices"
 	"sync"
 	"time"
@@ -28,23 +29,29 @@ type Source interface {
 // only what was added in it. So it is some tens of megabytes also where 65,536
 // series count all the time.
 type Recent struct {
-	source Source
+	source  Source
+	denials *Denials // may be nil
 
 	mu       sync.Mutex
 	taken    uint64 // how many snapshots were, and failures to
 	askers   map[asker]*counts
+	asked    int           // how many of them asked in the window
 	steps    []step        // oldest first, none older than recentWindow
 	snapshot *bpf.Snapshot // the last one that could be taken; its series are not kept
 	err      error         // why the last one could not be
 }
 
-// NewRecent has the history of one source of snapshots, from when Run is called.
-func NewRecent(source Source) *Recent { return &Recent{source: source} }
+// NewRecent has the history of one source of snapshots, from when Run is called,
+// with what is told of denials meanwhile.
+func NewRecent(source Source, denials *Denials) *Recent {
+	return &Recent{source: source, denials: denials}
+}
 
 // counts is what is kept of an asker.
 type counts struct {
 	granted, denied series
-	sites           []string // of the kernel functions by way of which it asked in the window: sorted, each once
+	owner           uint64  // whose share of the series it draws on
+	last            *denial // nil where none was told in the window
 }
 
 // series is what people tell a series by. The slots that count it come and go,
@@ -55,6 +62,9 @@ type series struct {
 	standsIn uint64 // which snapshot total is of
 	added    uint64 // from the one to the other
 	recently uint64 // the sum of the steps
+	// sites are the kernel functions by way of which it asked in the window:
+	// sorted, each once.
+	sites []string
 }
 
 // total is the sum of a series' slots.
@@ -91,16 +101,19 @@ type asker struct {
 	Process    string
 }
 
-// asked is how often, and by way of which kernel functions.
+// asked is how often, and by way of which kernel functions it was granted and
+// denied.
 type asked struct {
-	Granted, Denied uint64
-	CallSites       []string // sorted, each once
+	Granted, Denied           uint64
+	GrantedSites, DeniedSites []string // sorted, each once
+	Last                      *denial  // the last one that was told, if it was denied
 }
 
 // row is one asker with the sum over the window.
 type row struct {
 	asker
 	asked
+	owner uint64
 }
 
 // recentView is the history at one moment.
@@ -134,10 +147,12 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 	r.forget(now)
 	r.err = err
 	if err != nil {
+		r.denials.handOn(now, func(asker, *denial) bool { return false })
 		return // the next one that succeeds also tells what was asked since the last that did
 	}
 
 	of := r.sumUp(snapshot.Workloads)
+	r.asked = 0
 	var added []addition
 	for key, c := range r.askers {
 		for _, s := range []*series{&c.granted, &c.denied} {
@@ -149,20 +164,33 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 				s.recently += s.added
 				added = append(added, addition{s, s.added})
 			}
+			if s.recently == 0 {
+				s.sites = nil
+			}
+		}
+		if c.denied.recently == 0 {
+			c.last = nil
 		}
 		switch {
 		case c.granted.recently+c.denied.recently > 0:
+			r.asked++
 		case c.granted.standsIn != r.taken && c.denied.standsIn != r.taken:
 			delete(r.askers, key)
-		default:
-			c.sites = nil
 		}
 	}
 	for i, slot := range snapshot.Workloads {
-		if of[i].side(slot.Denied).added > 0 {
-			of[i].sites = union(of[i].sites, visibleSites(slot.CallSites))
+		if s := of[i].side(slot.Denied); s.added > 0 {
+			s.sites = union(s.sites, visibleSites(slot.CallSites))
 		}
 	}
+	r.denials.handOn(now, func(who asker, last *denial) bool {
+		c := r.countedAs(who)
+		if c == nil {
+			return false // this snapshot was taken before
+		}
+		c.last = last
+		return true
+	})
 	if len(added) > 0 {
 		r.steps = append(r.steps, step{now, slices.Clip(added)})
 	}
@@ -206,6 +234,7 @@ func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*counts {
 			r.askers[key] = c
 		}
 		of[i] = c
+		c.owner = slot.Owner
 		s := c.side(slot.Denied)
 		if s.standsIn != r.taken {
 			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created}
@@ -216,6 +245,25 @@ func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*counts {
 		}
 	}
 	return of
+}
+
+// countedAs finds where somebody is counted. For who found no series of their
+// own that is with their workload's others, or with those of the one that it was
+// made in, whose share it draws on, or else with all others.
+func (r *Recent) countedAs(who asker) *counts {
+	if who.Process == collectors.Other {
+		for at := who.Workload; ; at = path.Dir(at) {
+			who.Workload = at
+			if c := r.askers[who]; c != nil {
+				return c
+			}
+			if at == path.Dir(at) {
+				break
+			}
+		}
+		who.Workload = collectors.Other
+	}
+	return r.askers[who]
 }
 
 func (c *counts) side(denied bool) *series {
@@ -264,11 +312,17 @@ func (r *Recent) view(now time.Time) recentView {
 			gone[added.to] += added.n
 		}
 	}
-	var rows []row
+	rows := make([]row, 0, r.asked)
 	for key, c := range r.askers {
-		sum := asked{c.granted.recently - gone[&c.granted], c.denied.recently - gone[&c.denied], c.sites}
-		if sum.Granted+sum.Denied > 0 {
-			rows = append(rows, row{key, sum})
+		one := row{asker: key, owner: c.owner}
+		if one.Granted = c.granted.recently - gone[&c.granted]; one.Granted > 0 {
+			one.GrantedSites = c.granted.sites
+		}
+		if one.Denied = c.denied.recently - gone[&c.denied]; one.Denied > 0 {
+			one.DeniedSites, one.Last = c.denied.sites, c.last
+		}
+		if one.Granted+one.Denied > 0 {
+			rows = append(rows, one)
 		}
 	}
 	slices.SortFunc(rows, compareRows)

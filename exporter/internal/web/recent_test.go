@@ -47,7 +47,7 @@ func wantCounted(t *testing.T, r *Recent, want ...string) {
 func TestRecentWindow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		source := &exportertest.Tracer{}
-		r := NewRecent(source)
+		r := NewRecent(source, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { r.Run(ctx); close(done) }()
@@ -156,8 +156,12 @@ func TestRecentSumsEqualNames(t *testing.T) {
 	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{denied, granted, otherSlot, granted, userns}}, nil)
 
 	wantCounted(t, r, "a 12/3", "a 1/0")
-	if got, want := r.view(time.Now()).Rows[0].CallSites, []string{"chown_common", "sys_chown"}; !slices.Equal(got, want) {
-		t.Errorf("call sites %q, want %q", got, want)
+	row := r.view(time.Now()).Rows[0]
+	if got, want := row.DeniedSites, []string{"chown_common", "sys_chown"}; !slices.Equal(got, want) {
+		t.Errorf("denied in %q, want %q", got, want)
+	}
+	if got, want := row.GrantedSites, []string{"chown_common"}; !slices.Equal(got, want) {
+		t.Errorf("granted in %q, want %q", got, want)
 	}
 }
 
@@ -230,7 +234,7 @@ func TestRecentCallSites(t *testing.T) {
 	w.CallSites = []string{"z\u202e", "chown_common.isra.0", "chown_common", "__x64_sys_chown"}
 	r := &Recent{}
 	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
-	if got, want := r.view(time.Now()).Rows[0].CallSites, []string{"chown_common", "sys_chown", `z\xe2\x80\xae`}; !slices.Equal(got, want) {
+	if got, want := r.view(time.Now()).Rows[0].GrantedSites, []string{"chown_common", "sys_chown", `z\xe2\x80\xae`}; !slices.Equal(got, want) {
 		t.Errorf("call sites %q, want %q", got, want)
 	}
 }
@@ -257,6 +261,13 @@ func TestRecentAfterAFailure(t *testing.T) {
 	})
 }
 
+func heap() int64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.HeapAlloc)
+}
+
 // What is kept of an interval is what was added in it, and names are kept once.
 func TestRecentTakesLittleMemory(t *testing.T) {
 	const number, each = 8192, 1024 // 64 MiB for 65,536
@@ -264,12 +275,6 @@ func TestRecentTakesLittleMemory(t *testing.T) {
 	for n := range workloads {
 		workloads[n] = used(cap.CHOWN, fmt.Sprint("process", n), 0)
 		workloads[n].CallSites = []string{"chown_common"}
-	}
-	heap := func() int64 {
-		runtime.GC()
-		var stats runtime.MemStats
-		runtime.ReadMemStats(&stats)
-		return int64(stats.HeapAlloc)
 	}
 	before := heap()
 	r, now := &Recent{}, time.Now()
@@ -312,7 +317,32 @@ func TestRecentForgetsCallSites(t *testing.T) {
 	now = now.Add(recentWindow)
 	add(1, "old")
 	add(2, "new")
-	if got, want := r.view(now).Rows[0].CallSites, []string{"new"}; !slices.Equal(got, want) {
+	if got, want := r.view(now).Rows[0].GrantedSites, []string{"new"}; !slices.Equal(got, want) {
 		t.Errorf("call sites %q, want %q", got, want)
 	}
+}
+
+// What was denied five minutes ago says nothing of what is granted now.
+func TestRecentForgetsWhereItWasDenied(t *testing.T) {
+	denied, granted := used(cap.SETGID, "nginx", 1), used(cap.SETGID, "nginx", 2)
+	denied.Denied, denied.CallSites, granted.CallSites = true, []string{"sys_setgroups"}, []string{"__sys_setgid"}
+	r, now := &Recent{}, time.Now()
+	add := func() { r.add(now, &bpf.Snapshot{Workloads: []bpf.WorkloadCount{denied, granted}}, nil) }
+	check := func(when string, now time.Time, want ...string) {
+		t.Helper()
+		row := r.view(now).Rows[0]
+		if !slices.Equal(row.DeniedSites, want) || !slices.Equal(row.GrantedSites, granted.CallSites) {
+			t.Errorf("%s: denied in %q, granted in %q", when, row.DeniedSites, row.GrantedSites)
+		}
+	}
+	add()
+	check("at first", now, "sys_setgroups")
+	now = now.Add(recentWindow / 2)
+	granted.Count++
+	add()
+	check("both in the window", now, "sys_setgroups")
+	check("one has left it since", now.Add(recentWindow/2))
+	now = now.Add(recentWindow / 2)
+	add()
+	check("one has left it", now)
 }

@@ -42,7 +42,7 @@ func newScrapes(metrics http.Handler, l *limits) *scrapes {
 		limits:  l,
 		taken:   make(chan struct{}, maxScrapes),
 		running: make(chan struct{}, maxRunning),
-		unread:  unread{limits: l},
+		unread:  unread{limits: l, most: maxUnread},
 	}
 }
 
@@ -154,6 +154,7 @@ func (a *answer) send(w http.ResponseWriter) {
 // can be made.
 type unread struct {
 	limits *limits
+	most   int // bytes
 
 	mu      sync.Mutex
 	bytes   int
@@ -170,7 +171,7 @@ type pending struct {
 func (u *unread) add(size int, hangUp func()) (sent func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for u.bytes+size > maxUnread && u.answers.Len() > 0 {
+	for u.bytes+size > u.most && u.answers.Len() > 0 {
 		u.remove(u.answers.Front()).hangUp()
 		u.limits.unread.Add(1)
 	}

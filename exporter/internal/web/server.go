@@ -47,8 +47,13 @@ type State struct {
 type limits struct {
 	connections connections
 	scrapes     atomic.Uint64 // refused
+	filters     atomic.Uint64 // refused
 	unread      atomic.Uint64 // answers that were given up
 }
+
+// LimitConnections sets how many clients may be connected at one time, where that
+// must be fewer than MaxConnections. It is for before Start.
+func (s *State) LimitConnections(most int) { s.limits.connections.limit(most) }
 
 // ConnectionsClosed is how many connections were closed to make room for others.
 func (s *State) ConnectionsClosed() uint64 { return s.limits.connections.made() }
@@ -56,7 +61,10 @@ func (s *State) ConnectionsClosed() uint64 { return s.limits.connections.made() 
 // ScrapesRefused is how many scrapes found too many others running.
 func (s *State) ScrapesRefused() uint64 { return s.limits.scrapes.Load() }
 
-// AnswersGivenUp is how many scrapes were not read for so long that others
+// FiltersRefused is how many looks at the page through a filter were too many.
+func (s *State) FiltersRefused() uint64 { return s.limits.filters.Load() }
+
+// AnswersGivenUp is how many answers were not read for so long that others
 // needed the room.
 func (s *State) AnswersGivenUp() uint64 { return s.limits.unread.Load() }
 

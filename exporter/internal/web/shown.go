@@ -11,10 +11,10 @@ import (
 // and a page of thousands is slow to show every few seconds.
 const maxRows = 200
 
-// perWorkload is how many rows of a class one workload has before others have
-// had theirs: names cost nothing, and one that makes thousands of them is not to
-// push the rest off the page.
-const perWorkload = 10
+// perOwner is how many rows of a class one owner has before others have had
+// theirs: names cost nothing, nor do cgroups for who was given one, and who makes
+// thousands of them is not to push the rest off the page.
+const perOwner = 10
 
 // class is how much a row matters, the most first.
 type class int
@@ -29,7 +29,7 @@ const (
 	classes
 )
 
-func (r row) class() class {
+func (r *row) class() class {
 	switch {
 	case r.SysAdmin() && !r.UserNS && r.Granted > 0:
 		return adminUsed
@@ -40,53 +40,89 @@ func (r row) class() class {
 	}
 }
 
+// is tells whether somebody who looks for the class looks for the row. Who uses
+// CAP_SYS_ADMIN may be denied it, too.
+func (r *row) is(c class) bool {
+	return r.class() == c || c == denied && r.Denied > 0
+}
+
 // quota is how many rows a class has at least, if it has so many: whatever
 // somebody floods, the others stay on the page.
 func (c class) quota() int { return [classes]int{80, 80, 40}[c] }
 
-// shown chooses of sorted rows those that the page shows, and tells how many it
-// leaves out.
-func shown(rows []row) (some []row, more int) {
-	if len(rows) <= maxRows {
-		return rows, 0
-	}
-	var of [classes][]row
-	for _, r := range rows {
-		of[r.class()] = append(of[r.class()], r)
-	}
-	var take [classes]int
-	left := maxRows
-	for c := range classes {
-		take[c] = min(len(of[c]), c.quota())
-		left -= take[c]
-	}
-	for c := range classes { // what one leaves over goes to the first that has more
-		n := min(left, len(of[c])-take[c])
-		take[c] += n
-		left -= n
-	}
-	for c := range classes {
-		chosen := shared(of[c])[:take[c]]
-		slices.SortFunc(chosen, compareRows)
-		some = append(some, chosen...)
-	}
-	return some, len(rows) - len(some)
+// choice is what is shown of many rows.
+type choice struct {
+	Rows  []row
+	More  int          // rows that are left out
+	Found int          // rows with the text that is looked for
+	Of    [classes]int // and how many of them are of each class; one may be of two
 }
 
-// shared puts the rows that a workload has beyond perWorkload behind those of
-// all others.
-func shared(rows []row) []row {
-	had := map[string]int{}
-	var first, later []row
-	for _, r := range rows {
-		had[r.Workload]++
-		if had[r.Workload] <= perWorkload {
-			first = append(first, r)
-		} else {
-			later = append(later, r)
+// choose chooses of sorted rows those that the page shows. It takes time by the
+// number of rows, and memory by the number of those that are shown.
+func choose(rows []row, f *filter) choice {
+	var c choice
+	var first, later [classes][]row
+	var number [classes]int
+	total := 0
+	had := map[owner]int{}
+	for i := range rows {
+		r := &rows[i]
+		if !f.finds(r) {
+			continue
+		}
+		c.Found++
+		for k := range classes {
+			if r.is(k) {
+				c.Of[k]++
+			}
+		}
+		if f.byClass && !r.is(f.class) {
+			continue
+		}
+		total++
+		k := r.class()
+		number[k]++
+		if len(first[k]) == maxRows {
+			continue
+		}
+		who := owner{k, r.owner}
+		had[who]++
+		if had[who] <= perOwner {
+			first[k] = append(first[k], *r)
+		} else if len(later[k]) < maxRows {
+			later[k] = append(later[k], *r)
 		}
 	}
-	return append(first, later...)
+	take := share(number)
+	for k := range classes {
+		chosen := append(first[k], later[k]...)[:take[k]]
+		slices.SortFunc(chosen, compareRows)
+		c.Rows = append(c.Rows, chosen...)
+	}
+	c.More = total - len(c.Rows)
+	return c
+}
+
+// share says how many rows each class has on the page, of so many as there are.
+func share(number [classes]int) (take [classes]int) {
+	left := maxRows
+	for k := range classes {
+		take[k] = min(number[k], k.quota())
+		left -= take[k]
+	}
+	for k := range classes { // what one leaves over goes to the first that has more
+		n := min(left, number[k]-take[k])
+		take[k] += n
+		left -= n
+	}
+	return take
+}
+
+// owner is whose rows of one class are.
+type owner struct {
+	class  class
+	number uint64
 }
 
 // compareRows puts the class first, among equals CAP_SYS_ADMIN, then whoever
