@@ -50,6 +50,46 @@ func TestScrapesOneAfterTheOther(t *testing.T) {
 	}
 }
 
+// Containers that come one after the other in a pod are one series, which only
+// grows, and has begun with the first of them: also when the slot of one is no
+// more, and what it had counted is carried on.
+func TestContainersOfAPodAreOneSeries(t *testing.T) {
+	w := newWorkloads()
+	in := func(id uint64, container string, count uint64, began float64) bpf.WorkloadCount {
+		slot := slotOf(inPod(container), count)
+		slot.Cgroup.ID, slot.Created = id, after(began)
+		return slot
+	}
+	for _, test := range []struct {
+		slots []bpf.WorkloadCount
+		want  string
+	}{
+		{[]bpf.WorkloadCount{in(1, "1", 5, 1)}, "5"},
+		{[]bpf.WorkloadCount{in(1, "1", 5, 1), in(2, "2", 1, 60)}, "6"},
+		{[]bpf.WorkloadCount{in(2, "2", 3, 60), in(0, "1", 5, 1)}, "8"},
+		{[]bpf.WorkloadCount{in(3, "3", 2, 120), in(2, "2", 3, 60), in(0, "1", 5, 1)}, "10"},
+		{[]bpf.WorkloadCount{in(0, "2", 8, 1), in(3, "3", 4, 120)}, "12"},
+	} {
+		ch := make(chan prometheus.Metric, 10)
+		w.collect(&bpf.Snapshot{Attached: attached, Workloads: test.slots}, ch)
+		close(ch)
+		got := 0
+		for m := range ch {
+			own, ok := m.(*sumMetric)
+			if !ok {
+				continue
+			}
+			got++
+			if value := fmt.Sprint(own.value); own.labels[4].GetValue() != thePod || value != test.want || !own.created.AsTime().Equal(after(1)) {
+				t.Errorf("%s has counted %s since %s, want %s", own.labels[4].GetValue(), value, own.created.AsTime(), test.want)
+			}
+		}
+		if got != 1 {
+			t.Errorf("%d series of one pod", got)
+		}
+	}
+}
+
 func TestNamesOfTheDeadAreForgotten(t *testing.T) {
 	w := newWorkloads()
 	for n := range 1000 {

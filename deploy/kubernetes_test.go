@@ -53,6 +53,10 @@ type podSpec struct {
 	HostUsers                    *bool               `yaml:"hostUsers"`
 	Tolerations                  []map[string]string `yaml:"tolerations"`
 	Containers                   []podContainer      `yaml:"containers"`
+	Volumes                      []struct {
+		Name     string            `yaml:"name"`
+		HostPath map[string]string `yaml:"hostPath"`
+	} `yaml:"volumes"`
 }
 
 type podContainer struct {
@@ -74,6 +78,11 @@ type podContainer struct {
 		} `yaml:"capabilities"`
 		SeccompProfile map[string]string `yaml:"seccompProfile"`
 	} `yaml:"securityContext"`
+	VolumeMounts []struct {
+		Name      string `yaml:"name"`
+		MountPath string `yaml:"mountPath"`
+		ReadOnly  bool   `yaml:"readOnly"`
+	} `yaml:"volumeMounts"`
 	Resources      map[string]map[string]string `yaml:"resources"`
 	ReadinessProbe probe                        `yaml:"readinessProbe"`
 	LivenessProbe  probe                        `yaml:"livenessProbe"`
@@ -129,6 +138,17 @@ func TestManifest(t *testing.T) {
 	}
 	if ports := exporter.Ports; len(ports) != 1 || ports[0].Name != "metrics" || strconv.Itoa(ports[0].ContainerPort) != defaultPort(t) {
 		t.Errorf("the ports are %+v", ports)
+	}
+	// The folder that is the flag's default, and no other; a pod is told by it.
+	text, err := help()
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounts, volumes := exporter.VolumeMounts, pod.Volumes
+	if len(mounts) != 1 || len(volumes) != 1 || mounts[0].Name != volumes[0].Name || !mounts[0].ReadOnly ||
+		!strings.Contains(string(text), `--kubernetes.pods-dir="`+mounts[0].MountPath+`"`) ||
+		!maps.Equal(volumes[0].HostPath, map[string]string{"path": mounts[0].MountPath, "type": "DirectoryOrCreate"}) {
+		t.Errorf("mounted are %+v of %+v", mounts, volumes)
 	}
 	// Ready while it counts nothing, or restarted while it is only not ready yet: either is worse than no probe.
 	for path, probe := range map[string]probe{"/-/ready": exporter.ReadinessProbe, "/-/healthy": exporter.LivenessProbe} {

@@ -23,6 +23,7 @@ import (
 const (
 	defaultListenAddress = ":10041"
 	defaultTelemetryPath = "/metrics"
+	defaultPodsDir       = "/var/log/pods"
 
 	// Below the least limit an ordinary node's own services do not fit, above
 	// the greatest one scrape would cost more than it tells.
@@ -44,7 +45,8 @@ type config struct {
 	web            *web.FlagConfig
 	telemetryPath  string // absolute, clean, none of the exporter's other paths
 	createdSamples bool
-	seriesLimit    int // minSeriesLimit to maxSeriesLimit
+	seriesLimit    int    // minSeriesLimit to maxSeriesLimit
+	podsDir        string // absolute and clean, or empty
 	user           privilege.User
 	keep           string // keepAttach or keepNone
 	log            *promslog.Config
@@ -80,6 +82,10 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 		fmt.Sprintf("How many series of workloads to count, %d to %d. What comes after that is counted under workload=\"_other\".", minSeriesLimit, maxSeriesLimit)).
 		Default(fmt.Sprint(defaultSeriesLimit)).IntVar(&cfg.seriesLimit)
 
+	serve.Flag("kubernetes.pods-dir",
+		"Folder of the pods' logs, by whose folders' names alone namespaces and pods are told. Empty: by none. What is there only later is not seen: start the exporter again.").
+		Default(defaultPodsDir).StringVar(&cfg.podsDir)
+
 	serve.Flag("privileges.keep",
 		`What to keep once attached: "attach", CAP_BPF and CAP_PERFMON, or "none", neither, which takes a kernel that lets BPF maps be read without (Linux 5.19, or kernel.unprivileged_bpf_disabled=0).`).
 		Default(keepAttach).StringVar(&cfg.keep)
@@ -104,6 +110,9 @@ func (c *config) check() error {
 	}
 	if c.keep != keepAttach && c.keep != keepNone {
 		return fmt.Errorf("--privileges.keep=%q: must be %s or %s", c.keep, keepAttach, keepNone)
+	}
+	if c.podsDir != "" && (!path.IsAbs(c.podsDir) || c.podsDir != path.Clean(c.podsDir) || c.podsDir == "/") {
+		return fmt.Errorf("--kubernetes.pods-dir=%q: must be a plain absolute path, such as %s, or empty", c.podsDir, defaultPodsDir)
 	}
 	if err := checkTelemetryPath(c.telemetryPath); err != nil {
 		return fmt.Errorf("--web.telemetry-path=%q: %w", c.telemetryPath, err)

@@ -19,7 +19,7 @@ func TestFlagDefaults(t *testing.T) {
 		if got := *cfg.web.WebListenAddresses; !slices.Equal(got, []string{":10041"}) {
 			t.Errorf("listen addresses %q", got)
 		}
-		if cfg.telemetryPath != "/metrics" || cfg.seriesLimit != 4096 || cfg.createdSamples {
+		if cfg.telemetryPath != "/metrics" || cfg.seriesLimit != 4096 || cfg.createdSamples || cfg.podsDir != "/var/log/pods" {
 			t.Errorf("defaults are %+v", cfg)
 		}
 		if cfg.log.Level.String() != "info" || cfg.log.Format.String() != "logfmt" {
@@ -30,7 +30,7 @@ func TestFlagDefaults(t *testing.T) {
 
 func TestFlags(t *testing.T) {
 	flags := []string{"--web.listen-address=:1", "--web.listen-address=[::1]:2", "--web.telemetry-path=/a/b", "--web.created-samples",
-		"--series.limit=64", "--log.level=debug", "--log.format=json"}
+		"--series.limit=64", "--kubernetes.pods-dir=", "--log.level=debug", "--log.format=json"}
 	for _, args := range [][]string{flags, append([]string{"serve"}, flags...)} {
 		cfg, err := parseFlags(args, t.Output())
 		if err != nil {
@@ -39,7 +39,7 @@ func TestFlags(t *testing.T) {
 		if got := *cfg.web.WebListenAddresses; !slices.Equal(got, []string{":1", "[::1]:2"}) {
 			t.Errorf("listen addresses %q", got)
 		}
-		if cfg.telemetryPath != "/a/b" || cfg.seriesLimit != 64 || !cfg.createdSamples {
+		if cfg.telemetryPath != "/a/b" || cfg.seriesLimit != 64 || !cfg.createdSamples || cfg.podsDir != "" {
 			t.Errorf("read as %+v", cfg)
 		}
 		if cfg.log.Level.String() != "debug" || cfg.log.Format.String() != "json" {
@@ -73,6 +73,10 @@ func TestWrongFlags(t *testing.T) {
 		{"--series.limit=-1", "--series.limit=-1: must be 64 to 65536"},
 		{"--series.limit=65537", "must be 64 to 65536"},
 		{"--series.limit=many", "invalid syntax"},
+		{"--kubernetes.pods-dir=pods", `--kubernetes.pods-dir="pods": must be a plain absolute path, such as /var/log/pods, or empty`},
+		{"--kubernetes.pods-dir=/var/log/../pods", "must be a plain absolute path"},
+		{"--kubernetes.pods-dir=/var/log/pods/", "must be a plain absolute path"},
+		{"--kubernetes.pods-dir=/", "must be a plain absolute path"},
 		{"--series.limits=64", "unknown long flag '--series.limits', try --help"},
 		{"--log.level=loud", "unrecognized log level loud"},
 		{"--log.format=xml", "unrecognized log format xml"},

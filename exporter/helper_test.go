@@ -96,7 +96,7 @@ func beRefused(count string) error {
 		return err
 	}
 	_, _ = os.ReadFile("/proc/self/status") // starts what Go waits with
-	if err := confine.Confine([]string{"/proc"}, slog.New(slog.DiscardHandler)); err != nil {
+	if err := confine.Confine(confine.Files{Read: []string{"/proc"}}, slog.New(slog.DiscardHandler)); err != nil {
 		return err
 	}
 	for range n {

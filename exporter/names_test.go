@@ -21,6 +21,7 @@ const (
 // and engines make, in v2 and in a v1 hierarchy, and has somebody ask in each:
 // it is counted under the name that outlives the cgroup.
 func TestBinaryNames(t *testing.T) {
+	needsRoot(t)
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
 	mounts := mountedHierarchies(t)
@@ -73,6 +74,96 @@ func TestBinaryNames(t *testing.T) {
 				t.Errorf("counted %v, want %v", got, want)
 			}
 		})
+	}
+}
+
+// TestBinaryNamesPods: by the folders of the pods' logs, of which the program
+// may see the names when it has confined itself. A pod whose folder comes later
+// has its name later.
+func TestBinaryNamesPods(t *testing.T) {
+	needsRoot(t)
+	mounts := mountedHierarchies(t)
+	hierarchy := "v2"
+	if mounts[hierarchy] == "" {
+		hierarchy = "v1"
+	}
+	dir := worldReadable(t)
+	folder := func(pod, uid string) {
+		t.Helper()
+		if err := os.Mkdir(filepath.Join(dir, pod+"_"+uid), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	folder("default_web-0", podUID)
+	const late = "712b37831be464ccc2fb1553ef89aa91"
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0", "--kubernetes.pods-dir="+dir)
+	self := copyOf(t, "/proc/self/exe")
+	for _, path := range []string{
+		podSlice + "/cri-containerd-" + container + ".scope", podSlice + "/cri-containerd-" + another + ".scope",
+		"kubepods/burstable/pod" + late + "/" + container,
+	} {
+		at := filepath.Join(mounts[hierarchy], path)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		askIn(t, mounts, hierarchy, at, self)
+		removeCgroup(t, mounts[hierarchy], at)
+	}
+	info := func() map[string]map[string]string {
+		t.Helper()
+		told := map[string]map[string]string{}
+		for _, metric := range p.series(t, "capability_workload_info") {
+			labels := labelsOf(metric)
+			told[labels["workload"]] = labels
+		}
+		return told
+	}
+	want := map[string]string{
+		"workload": "pod/" + podUID, "kind": "pod", "pod_uid": podUID, "namespace": "default", "pod": "web-0",
+		"unit": "cri-containerd-" + another + ".scope", "container_id": another, "cgroup": "/" + podSlice + "/cri-containerd-" + another + ".scope",
+	}
+	told := info()
+	if got := told["pod/"+podUID]; !maps.Equal(got, want) {
+		t.Errorf("told %v, want %v", got, want)
+	}
+	if got := told["pod/"+late]; got["container_id"] != container || got["pod"] != "" || got["namespace"] != "" {
+		t.Errorf("told %v of a pod that has no folder", got)
+	}
+	folder("kube-system_etcd-node", late)
+	deadline := time.Now().Add(30 * time.Second)
+	for info()["pod/"+late]["pod"] != "etcd-node" {
+		if time.Now().After(deadline) {
+			t.Fatalf("told %v of a pod that has a folder by now", info()["pod/"+late])
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+// TestBinaryNamesNoPods: it says once which group would be let into the folder,
+// and with that is.
+func TestBinaryNamesNoPods(t *testing.T) {
+	needsRoot(t)
+	dir := filepath.Join(worldReadable(t), "pods")
+	if err := os.Mkdir(dir, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir, 0, 4711); err != nil {
+		t.Fatal(err)
+	}
+	program := copyOf(t, exporter(t))
+	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0", "--kubernetes.pods-dir="+dir)
+	p.get(t, "/metrics")
+	p.checkStop(t)
+	const told = "of uid 0, gid 4711 (mode 0750), and is read as uid 65534, gid 65534"
+	if log := p.log.all.String(); strings.Count(log, told) != 1 || !strings.Contains(log, "--privileges.user=65534:4711") {
+		t.Errorf("it does not say how to be let in, or more than once:\n%s", log)
+	}
+	p = startProcess(t, program, program, "--web.listen-address=127.0.0.1:0", "--kubernetes.pods-dir="+dir, "--privileges.user=65534:4711")
+	p.get(t, "/metrics")
+	p.checkStop(t)
+	if log := p.log.all.String(); strings.Contains(log, "Pods are told by their UID alone") {
+		t.Errorf("it is not let in:\n%s", log)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
+	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/privilege"
 	"capability_exporter/exporter/internal/web"
 )
@@ -38,7 +39,7 @@ type env struct {
 	dropPrivileges func(to privilege.User) (circumstances, error)
 	openTracer     func(bpf.Options) (tracer, error)
 	dropRest       func() error // what dropPrivileges has left
-	confine        func(folders []string, logger *slog.Logger) error
+	confine        func(files confine.Files, logger *slog.Logger) error
 	held           collectors.Held
 }
 

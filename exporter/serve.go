@@ -17,8 +17,10 @@ import (
 	"capability_exporter/bpf"
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/announce"
+	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/limits"
 	"capability_exporter/exporter/internal/logging"
+	"capability_exporter/exporter/internal/pods"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -76,10 +78,11 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 		return fmt.Errorf("cannot attach to the kernel's capability checks: %w", found.ExplainRefusal(err))
 	}
 	defer func() { err = errors.Join(err, tracer.Close()) }()
+	names := podNames(cfg, logger)
 	if err := settle(e, cfg, tracer, logger); err != nil {
 		return err
 	}
-	if err := registry.Register(collectors.New(tracer, nil)); err != nil {
+	if err := registry.Register(collectors.New(tracer, names)); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
@@ -117,7 +120,19 @@ func settle(e env, cfg *config, tracer tracer, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	return e.confine(append(folders, "/proc", "/sys"), logger)
+	files := confine.Files{Read: append(folders, "/proc", "/sys")}
+	if cfg.podsDir != "" {
+		files.List = []string{cfg.podsDir}
+	}
+	return e.confine(files, logger)
+}
+
+// podNames knows the names of pods, unless nobody wants it to.
+func podNames(cfg *config, logger *slog.Logger) collectors.Pods {
+	if cfg.podsDir == "" {
+		return nil
+	}
+	return pods.Open(cfg.podsDir, logger)
 }
 
 // bounds has what several rooms were not let do.

@@ -31,6 +31,7 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
+	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/exportertest"
 	"capability_exporter/exporter/internal/privilege"
 	"capability_exporter/exporter/internal/web"
@@ -99,7 +100,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 			return started{}, nil
 		},
 		openTracer: open,
-		confine:    func([]string, *slog.Logger) error { return nil },
+		confine:    func(confine.Files, *slog.Logger) error { return nil },
 		dropRest:   func() error { return errors.New("nobody wants to give up the rest") },
 		held:       func() ([]cap.Value, error) { return bpf.RequiredCapabilities(), nil },
 	}

@@ -19,12 +19,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Confine leaves the process, on all threads and for good, with reading what
-// lies below the folders, and with the system calls of serving what is attached
-// and listening. What the kernel has nothing of is said to the logger, and gone
-// without. It needs no_new_privs, and no capability.
-func Confine(folders []string, logger *slog.Logger) error {
-	abi, err := confineFiles(folders)
+// Files are those that may still be had, by the folders that they lie in.
+type Files struct {
+	Read []string // with all that is in them
+	List []string // by their names alone
+}
+
+// Confine leaves the process, on all threads and for good, with those files,
+// and with the system calls of serving what is attached and listening. What the
+// kernel has nothing of is said to the logger, and gone without. It needs
+// no_new_privs, and no capability.
+func Confine(files Files, logger *slog.Logger) error {
+	abi, err := confineFiles(files)
 	if err != nil {
 		return fmt.Errorf("confining itself by Landlock: %w", err)
 	}
@@ -41,7 +47,7 @@ func Confine(folders []string, logger *slog.Logger) error {
 }
 
 // confineFiles returns the version of Landlock, 0 where the kernel has none.
-func confineFiles(folders []string) (int, error) {
+func confineFiles(files Files) (int, error) {
 	abi, err := ll.LandlockGetABIVersion()
 	if err != nil || abi <= 0 {
 		return 0, nil //nolint:nilerr // it is not there, or switched off
@@ -51,7 +57,10 @@ func confineFiles(folders []string) (int, error) {
 	// away, too, until Linux 6.15.
 	c := landlock.V11.BestEffort()
 	c.Scoped = ll.ScopeAbstractUnixSocket
-	return abi, c.Restrict(landlock.PathAccess(ll.AccessFSReadFile|ll.AccessFSReadDir, folders...).IgnoreIfMissing())
+	return abi, c.Restrict(
+		landlock.PathAccess(ll.AccessFSReadFile|ll.AccessFSReadDir, files.Read...).IgnoreIfMissing(),
+		landlock.PathAccess(ll.AccessFSReadDir, files.List...).IgnoreIfMissing(),
+	)
 }
 
 func confineCalls(machine *arch.Info) error {

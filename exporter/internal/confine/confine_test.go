@@ -18,7 +18,8 @@ import (
 )
 
 // role names the variable that makes this test binary the program that confines
-// itself; it holds the one folder that it may read.
+// itself; it holds the one folder that it may read, in which there is one that
+// it may list, and beside it one of which it may do neither.
 const role = "CAPABILITY_EXPORTER_TEST_CONFINED"
 
 // attempts are what a confined process tries, in this order.
@@ -73,6 +74,9 @@ func attempts(folder string) []struct {
 		{"io_uring", call(unix.SYS_IO_URING_SETUP, 1, 0)},
 		{"a namespace", call(unix.SYS_UNSHARE, unix.CLONE_NEWUSER, 0)},
 		{"read elsewhere", open("/etc/passwd", os.O_RDONLY)},
+		{"list a folder of names", func() error { _, err := os.ReadDir(folder + "-names"); return err }},
+		{"read in a folder of names", open(filepath.Join(folder+"-names", "file"), os.O_RDONLY)},
+		{"list elsewhere", func() error { _, err := os.ReadDir("/etc"); return err }},
 	}
 }
 
@@ -96,7 +100,7 @@ func tryAll(folder string) []string {
 		return []string{err.Error()}
 	}
 	_, _ = os.ReadFile("/proc/self/status") // starts what Go waits with, as a listener has done
-	if err := Confine([]string{folder, "/proc"}, slog.New(slog.NewTextHandler(os.Stdout, nil))); err != nil {
+	if err := Confine(Files{Read: []string{folder, "/proc"}, List: []string{folder + "-names", folder + "-none"}}, slog.New(slog.NewTextHandler(os.Stdout, nil))); err != nil {
 		return []string{err.Error()}
 	}
 	var lines []string
@@ -118,9 +122,14 @@ func tryAll(folder string) []string {
 // TestConfine has a program of its own, without privileges, try what a stolen
 // one might.
 func TestConfine(t *testing.T) {
-	folder := t.TempDir()
-	if err := os.WriteFile(filepath.Join(folder, "file"), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
+	folder := filepath.Join(t.TempDir(), "folder")
+	for _, dir := range []string{folder, folder + "-names"} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "file"), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -140,9 +149,9 @@ func TestConfine(t *testing.T) {
 	for _, attempt := range attempts(folder) {
 		want := "EPERM"
 		switch attempt.name {
-		case "read", "list", "thread":
+		case "read", "list", "thread", "list a folder of names":
 			want = "done"
-		case "read elsewhere":
+		case "read elsewhere", "read in a folder of names", "list elsewhere":
 			want = "EACCES"
 			if abi == 0 {
 				want = "done"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -112,7 +113,7 @@ func TestRecentSeriesStartsAgain(t *testing.T) {
 	})
 }
 
-// A service that is restarted has a new cgroup of the same path: what the old
+// A container that is started again in its pod has another cgroup: what the old
 // one's slot had counted goes on under the same name.
 func TestRecentServiceRestarts(t *testing.T) {
 	r := &Recent{}
@@ -121,16 +122,23 @@ func TestRecentServiceRestarts(t *testing.T) {
 		now = now.Add(recentInterval)
 		r.add(now, &bpf.Snapshot{Workloads: w}, nil)
 	}
+	inPod := func(digit string) string {
+		return "/kubepods/burstable/pod12fdc709-933e-41d0-917f-cd84de9afa94/" + strings.Repeat(digit, 64)
+	}
 	old := used(cap.CHOWN, "a", 5)
+	old.Cgroup.Path = inPod("1")
 	add(old)
 	renewed := used(cap.CHOWN, "a", 2)
-	renewed.Cgroup.ID, renewed.Created = 2, old.Created.Add(time.Hour)
+	renewed.Cgroup, renewed.Created = bpf.Cgroup{ID: 2, Path: inPod("2")}, old.Created.Add(time.Hour)
 	add(old, renewed)
 	carried := old
 	carried.Cgroup.ID = 0
 	add(carried, renewed)
 	if got, want := counted(r.view(now)), []string{"a 7/0"}; !slices.Equal(got, want) {
 		t.Errorf("rows %q, want %q", got, want)
+	}
+	if got := r.view(now).Rows[0].Workload; got != "pod/12fdc709-933e-41d0-917f-cd84de9afa94" {
+		t.Errorf("it is called %q", got)
 	}
 }
 
