@@ -642,7 +642,8 @@ func TestChurn(t *testing.T) {
 				if process == 0 {
 					k.cgroup(serial, fmt.Sprint("pod", i%pods), fmt.Sprint(i))
 				}
-				if asked++; !k.ask(serial, fmt.Sprint(process), 1, now) {
+				asked++
+				if !k.ask(serial, fmt.Sprint(process), 1, now) {
 					missed++
 				}
 			}

@@ -113,7 +113,7 @@ func TestInfoNamesPods(t *testing.T) {
 	for second := range 400 {
 		told(t, i, after(float64(second)+2), one, static, rootless)
 	}
-	if want := append(wantAsked, second, second, second, second); !slices.Equal(pods.asked, want) {
+	if want := slices.Concat(wantAsked, slices.Repeat([]string{second}, 4)); !slices.Equal(pods.asked, want) {
 		t.Errorf("asked for %q", pods.asked)
 	}
 	// A new one, whose folder comes a little later.

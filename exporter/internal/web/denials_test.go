@@ -114,7 +114,7 @@ func TestLastDenialThatCounts(t *testing.T) {
 		d := &Denials{}
 		r := NewRecent(nil, d)
 		w := refused(cap.CHOWN, "a", 0)
-		for _, word := range strings.Fields(said + " |") {
+		for word := range strings.FieldsSeq(said + " |") {
 			if word == "|" {
 				w.Count++
 				r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{w}}, nil)
