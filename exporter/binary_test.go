@@ -258,7 +258,7 @@ func holding(groups string, bounding uint64) privilege.Status {
 func (p *process) checkStop(t *testing.T) {
 	t.Helper()
 	if err := p.instance.stop(); err != nil {
-		t.Errorf("stopped with %v\n%s", err, p.log.all.String())
+		t.Errorf("stopped with %v\n%s", err, p.log.whole())
 	}
 }
 

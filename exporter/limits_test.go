@@ -68,12 +68,12 @@ func TestBinaryUnderFileLimits(t *testing.T) {
 	}
 	p.checkStop(t)
 	for _, want := range []string{"Few files may be open at one time", "connections=16 usual=256"} {
-		if !strings.Contains(p.log.all.String(), want) {
-			t.Errorf("does not say %q:\n%s", want, p.log.all.String())
+		if !strings.Contains(p.log.whole(), want) {
+			t.Errorf("does not say %q:\n%s", want, p.log.whole())
 		}
 	}
-	if strings.Contains(p.log.all.String(), "too many open files") {
-		t.Errorf("short of files:\n%s", p.log.all.String())
+	if strings.Contains(p.log.whole(), "too many open files") {
+		t.Errorf("short of files:\n%s", p.log.whole())
 	}
 }
 
@@ -161,8 +161,8 @@ func TestBinaryUnderMemoryLimits(t *testing.T) {
 			}
 		}
 		p.checkStop(t)
-		if warned := strings.Contains(p.log.all.String(), "may be too low once all series are in use"); warned == chargesMaps(t) {
-			t.Errorf("with %d MiB for %d series: %s", enough, series, p.log.all.String())
+		if warned := strings.Contains(p.log.whole(), "may be too low once all series are in use"); warned == chargesMaps(t) {
+			t.Errorf("with %d MiB for %d series: %s", enough, series, p.log.whole())
 		}
 	}
 }

@@ -156,13 +156,13 @@ func TestBinaryNamesNoPods(t *testing.T) {
 	p.get(t, "/metrics")
 	p.checkStop(t)
 	const told = "of uid 0, gid 4711 (mode 0750), and is read as uid 65534, gid 65534"
-	if log := p.log.all.String(); strings.Count(log, told) != 1 || !strings.Contains(log, "--privileges.user=65534:4711") {
+	if log := p.log.whole(); strings.Count(log, told) != 1 || !strings.Contains(log, "--privileges.user=65534:4711") {
 		t.Errorf("it does not say how to be let in, or more than once:\n%s", log)
 	}
 	p = startProcess(t, program, program, "--web.listen-address=127.0.0.1:0", "--kubernetes.pods-dir="+dir, "--privileges.user=65534:4711")
 	p.get(t, "/metrics")
 	p.checkStop(t)
-	if log := p.log.all.String(); strings.Contains(log, "Pods are told by their UID alone") {
+	if log := p.log.whole(); strings.Contains(log, "Pods are told by their UID alone") {
 		t.Errorf("it is not let in:\n%s", log)
 	}
 }

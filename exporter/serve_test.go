@@ -67,6 +67,13 @@ func readLog(r io.Reader) *logReader {
 	return l
 }
 
+// whole returns all of a log, once it has ended.
+func (l *logReader) whole() string {
+	for range l.lines { // until it is closed
+	}
+	return l.all.String()
+}
+
 // waitFor returns the first match of the pattern's group, or fails when the
 // log ends without.
 func (l *logReader) waitFor(t *testing.T, pattern string) string {
