@@ -17,6 +17,8 @@ type Bounds interface {
 	AnnouncementsOverBudget() uint64
 	// AnnouncementsDropped is how many the log had no place for.
 	AnnouncementsDropped() uint64
+	// AnnouncementsNotShown is how many the page had no place for.
+	AnnouncementsNotShown() uint64
 	// ConnectionsClosed is how many clients were hung up on to make room for others.
 	ConnectionsClosed() uint64
 	// ScrapesRefused is how many scrapes found too many others running.
@@ -44,7 +46,7 @@ func NewBounds(bounds Bounds, since time.Time) *BoundsCollector {
 		logLines: desc("capability_exporter_log_lines_dropped_total",
 			"Lines of the log that were dropped because it was not read fast enough, or could not be written."),
 		announcements: desc("capability_exporter_announcements_dropped_total",
-			"Announcements that are not in the log: too many had come before (budget), or it was not read fast enough (queue). The checks themselves were counted.",
+			"Announcements that are not in the log: too many had come before (budget), or it was not read fast enough (queue); or that the page had no place for (page). The checks themselves were counted.",
 			"reason"),
 		clients: desc("capability_exporter_http_refused_total",
 			"HTTP clients that were hung up on or refused: too many connections (connections), too many scrapes at one time (scrapes), too many looks at the page through a filter (filters), or an answer that was not read (unread).",
@@ -64,6 +66,7 @@ func (c *BoundsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- counter(c.logLines, c.bounds.LogLinesDropped(), c.since)
 	ch <- counter(c.announcements, c.bounds.AnnouncementsOverBudget(), c.since, "budget")
 	ch <- counter(c.announcements, c.bounds.AnnouncementsDropped(), c.since, "queue")
+	ch <- counter(c.announcements, c.bounds.AnnouncementsNotShown(), c.since, "page")
 	ch <- counter(c.clients, c.bounds.ConnectionsClosed(), c.since, "connections")
 	ch <- counter(c.clients, c.bounds.ScrapesRefused(), c.since, "scrapes")
 	ch <- counter(c.clients, c.bounds.FiltersRefused(), c.since, "filters")

@@ -32,10 +32,11 @@ type fakeBounds struct{}
 func (fakeBounds) LogLinesDropped() uint64         { return 1 }
 func (fakeBounds) AnnouncementsOverBudget() uint64 { return 2 }
 func (fakeBounds) AnnouncementsDropped() uint64    { return 3 }
-func (fakeBounds) ConnectionsClosed() uint64       { return 4 }
-func (fakeBounds) ScrapesRefused() uint64          { return 5 }
-func (fakeBounds) FiltersRefused() uint64          { return 6 }
-func (fakeBounds) AnswersGivenUp() uint64          { return 7 }
+func (fakeBounds) AnnouncementsNotShown() uint64   { return 4 }
+func (fakeBounds) ConnectionsClosed() uint64       { return 5 }
+func (fakeBounds) ScrapesRefused() uint64          { return 6 }
+func (fakeBounds) FiltersRefused() uint64          { return 7 }
+func (fakeBounds) AnswersGivenUp() uint64          { return 8 }
 
 var attached = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 

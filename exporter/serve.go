@@ -48,7 +48,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 			"connections", clients, "usual", web.MaxConnections)
 		state.LimitConnections(clients)
 	}
-	registry, err := newRegistry(e.held, collectors.NewBounds(bounds{state, log, announcements}, started))
+	registry, err := newRegistry(e.held, collectors.NewBounds(bounds{state, log, announcements, denials}, started))
 	if err != nil {
 		return err
 	}
@@ -140,11 +140,13 @@ type bounds struct {
 	*web.State
 	log           *logging.Log
 	announcements *announce.Log
+	denials       *web.Denials
 }
 
 func (b bounds) LogLinesDropped() uint64         { return b.log.Dropped() }
 func (b bounds) AnnouncementsOverBudget() uint64 { return b.announcements.OverBudget() }
 func (b bounds) AnnouncementsDropped() uint64    { return b.announcements.NotTaken() }
+func (b bounds) AnnouncementsNotShown() uint64   { return b.denials.NotShown() }
 
 // newRegistry holds what does not depend on a tracer.
 func newRegistry(held collectors.Held, bounds *collectors.BoundsCollector) (*prometheus.Registry, error) {

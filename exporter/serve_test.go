@@ -352,7 +352,7 @@ func TestWhatIsNotInTheLogIsCounted(t *testing.T) {
 	i.log.waitFor(t, `msg=("Capability denied")`)
 	g.shut.Store(true)
 	say := <-announce
-	for n := range 1000 { // as many as the budget of all lets through
+	for n := range 5000 { // as many as the budget of all lets through, and more than wait for the page
 		denied.Cgroup.Path = fmt.Sprint("/", n)
 		say(denied)
 	}
@@ -360,6 +360,7 @@ func TestWhatIsNotInTheLogIsCounted(t *testing.T) {
 	for pattern, what := range map[string]string{
 		`\ncapability_exporter_announcements_dropped_total\{reason="budget"\} [1-9]`: "withheld by the budget",
 		`\ncapability_exporter_announcements_dropped_total\{reason="queue"\} 0\n`:    "dropped",
+		`\ncapability_exporter_announcements_dropped_total\{reason="page"\} [1-9]`:   "not on the page",
 		`\ncapability_exporter_log_lines_dropped_total 0\n`:                          "lines dropped",
 	} {
 		if !regexp.MustCompile(pattern).MatchString(page) {

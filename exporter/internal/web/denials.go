@@ -2,6 +2,7 @@ package web
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"capability_exporter/bpf"
@@ -17,9 +18,14 @@ const maxTold = 4096
 //
 // Not every denial is announced, so the last one that was need not be the last.
 type Denials struct {
+	notShown atomic.Uint64
+
 	mu   sync.Mutex
 	told map[asker]*denial
 }
+
+// NotShown is how many there was no room for, or no row.
+func (d *Denials) NotShown() uint64 { return d.notShown.Load() }
 
 // denial is what is told of one. The names are as they were chosen, and made
 // visible where they are shown, as few are.
@@ -61,6 +67,7 @@ func (d *Denials) Announce(n bpf.Announcement) {
 	before, known := d.told[who]
 	switch {
 	case !known && len(d.told) >= maxTold:
+		d.notShown.Add(1)
 	case known && last.Probe && !before.Probe: // which says more
 	default:
 		d.told[who] = last
@@ -76,8 +83,12 @@ func (d *Denials) handOn(now time.Time, take func(asker, *denial) bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for who, last := range d.told {
-		if take(who, last) || now.Sub(last.Time) >= recentInterval {
+		switch {
+		case take(who, last):
 			delete(d.told, who)
+		case now.Sub(last.Time) >= recentInterval:
+			delete(d.told, who)
+			d.notShown.Add(1)
 		}
 	}
 }

@@ -96,8 +96,8 @@ func TestLastDenial(t *testing.T) {
 		d.Announce(announced(w, "failing"))
 		add(1, errors.New("broken"))
 		add(0, errors.New("broken"))
-		if len(d.told) != 0 {
-			t.Errorf("%d denials wait for a snapshot that does not come", len(d.told))
+		if len(d.told) != 0 || d.NotShown() != 2 {
+			t.Errorf("%d denials wait for a snapshot that does not come, %d are counted", len(d.told), d.NotShown())
 		}
 		r.add(time.Now(), &bpf.Snapshot{}, nil)
 		time.Sleep(recentWindow)
@@ -170,8 +170,8 @@ func TestDenialsTakeLittleMemory(t *testing.T) {
 		d.Announce(announced(refused(cap.CHOWN, fmt.Sprint("p", n), 1), "x"))
 	}
 	d.Announce(announced(refused(cap.CHOWN, "p0", 1), "again"))
-	if len(d.told) != maxTold {
-		t.Errorf("%d denials wait, want %d", len(d.told), maxTold)
+	if len(d.told) != maxTold || d.NotShown() != 1000 {
+		t.Errorf("%d denials wait, want %d, and %d are counted as not shown", len(d.told), maxTold, d.NotShown())
 	}
 	for who, last := range d.told {
 		if who.Process == "p0" && last.Comm() != "again" {

@@ -459,3 +459,17 @@ func TestFiltersHoldUpNobody(t *testing.T) {
 		}
 	})
 }
+
+// Who has sent all that it had to send, and shut that side of its connection, is
+// for net/http as one that has gone. The page that is ready anyway is sent.
+func TestWhoHasSaidAllIsAnswered(t *testing.T) {
+	ctx, shut := context.WithCancel(t.Context())
+	shut()
+	for _, query := range []string{"", "?pause=1"} {
+		w := httptest.NewRecorder()
+		landed(t, nil).ServeHTTP(w, httptest.NewRequestWithContext(ctx, http.MethodGet, "/"+query, http.NoBody))
+		if !strings.Contains(w.Body.String(), "</html>") {
+			t.Errorf("%q: answered %d %q", query, w.Code, w.Body)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"html/template"
 	"net/http"
@@ -142,7 +143,7 @@ func (l *landing) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	page, err := l.current(r.Context(), time.Now(), &f)
-	if r.Context().Err() != nil {
+	if errors.Is(err, context.Canceled) {
 		return // and so has the client
 	}
 	if err != nil {
