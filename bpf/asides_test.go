@@ -108,25 +108,34 @@ func asideRows() []asideRow {
 	}
 }
 
-// makeAside is the helper that makes a row's calls: aside NAME N DIR. What they return does not matter.
+// makeAside is the helper that makes a row's calls: aside NAME N DIR.
 func makeAside(args []string) error {
 	runtime.LockOSThread()
-	all := asideRows()
-	r := all[slices.IndexFunc(all, func(r asideRow) bool { return r.name == args[0] })]
 	n, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
 	}
-	set := cap.NewSet()
-	if err := errors.Join(set.SetFlag(cap.Permitted, true, r.keep...), set.SetFlag(cap.Effective, true, r.keep...), set.SetProc()); err != nil {
+	calls, err := asideCalls(args[0], args[2])
+	if err != nil {
 		return err
 	}
 	for range n {
-		for _, call := range r.calls {
-			_ = call(args[2])
-		}
+		calls()
 	}
 	return nil
+}
+
+// asideCalls leaves the process the capabilities of a row, and makes its calls in a directory. What they return does not matter.
+func asideCalls(name, dir string) (func(), error) {
+	all := asideRows()
+	r := all[slices.IndexFunc(all, func(r asideRow) bool { return r.name == name })]
+	set := cap.NewSet()
+	err := errors.Join(set.SetFlag(cap.Permitted, true, r.keep...), set.SetFlag(cap.Effective, true, r.keep...), set.SetProc())
+	return func() {
+		for _, call := range r.calls {
+			_ = call(dir)
+		}
+	}, err
 }
 
 // TestAsideOfTheKey: what a slot leaves to its series when it changes hands is still set aside.
@@ -195,6 +204,30 @@ func TestAsides(t *testing.T) {
 			}
 			mayMiss(t, tr, s)
 		})
+	}
+}
+
+// TestAsidesInStorm has tasks preempt each other anywhere: between the check that is denied and the one that is made for it, of which a
+// CPU, or one of two programs, then sees the one without the other, and before a check that is none.
+func TestAsidesInStorm(t *testing.T) {
+	const n, name = 3000, "aside-storm"
+	made := uint64(2 * n * runtime.NumCPU() * stormKinds()["ordinary"].ordinary) // of each kind
+	tr := openLive(t, Options{})
+	dir := t.TempDir()
+	if err := makeStrangersFile(dir); err != nil {
+		t.Fatal(err)
+	}
+	run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n), "read-and-write", dir))
+	s := checkIdentities(t, tr)
+	got := map[string]uint64{}
+	for _, w := range s.Workloads {
+		if c := w.Check.Capability; w.Process.Name == name && (c == uint8(cap.DAC_READ_SEARCH) || c == uint8(cap.DAC_OVERRIDE)) {
+			got[asideName(w.Check, w.Aside)] += w.Count
+		}
+	}
+	mayMiss(t, tr, s)
+	if want := (map[string]uint64{"2 denied host": made, "1 granted host after 2": made, "1 granted host": made}); !maps.Equal(got, want) && s.MissedRuns == 0 {
+		t.Errorf("asked for %v, want %v", got, want)
 	}
 }
 

@@ -71,12 +71,20 @@ func TestPreemptibleAgree(t *testing.T) {
 }
 
 // storm is the helper that makes n checks in each of its threads, some of which are real-time and preempt others in the middle of
-// theirs: storm KIND N.
+// theirs: storm KIND N [ROW DIR]. With the name of one of asideRows, they are those of its calls.
 func storm(args []string) error {
 	kind := stormKinds()[args[0]]
 	n, err := strconv.Atoi(args[1])
 	if err != nil {
 		return err
+	}
+	ask := func() error { return askSysAdmin(nil) }
+	if len(args) > 2 {
+		calls, err := asideCalls(args[2], args[3])
+		if err != nil {
+			return err
+		}
+		ask = func() error { calls(); return nil }
 	}
 	// Go's scheduler knows nothing of priorities: a real-time thread that waits for it may keep the CPU from the one it waits for.
 	runtime.GOMAXPROCS(runtime.NumCPU() * (kind.ordinary + len(kind.priorities) + 1))
@@ -101,7 +109,7 @@ func storm(args []string) error {
 					}
 				}
 				for i := range n {
-					if err := askSysAdmin(nil); err != nil {
+					if err := ask(); err != nil {
 						return err
 					}
 					if realTime && i%20 == 19 {

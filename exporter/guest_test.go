@@ -106,7 +106,7 @@ func TestBinaryEndsSeriesUnderSysctls(t *testing.T) {
 	const each, apart = 5, 20 * time.Second // housekeeping comes every ten seconds
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", "--series.limit=64")...)
-	attack(t, 25, newCgroup(t)) // with more than half of the series in use, those of a cgroup that is gone end soon
+	attack(t, 29, newCgroup(t)) // with more than half of the series in use, to the last, those of a cgroup that is gone end soon
 	values := []string{"0", "2", "1"}
 	var cgroups []string
 	for range values {

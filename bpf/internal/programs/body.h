@@ -100,9 +100,13 @@ static __always_inline void forget_denial(struct turn *t)
 	t->denial.asker = 0;
 }
 
-static __always_inline bool after_denial(const struct denial *d, struct task_struct *task, enum reading reading)
+/* after_denial finds the denial that the current task's next audited check may come after: the task may have been preempted since, and
+ * go on elsewhere, or the other of two programs may have counted it. A turn that knows of it saves the fast path this look. */
+static __always_inline struct denial *after_denial(struct task_struct *task, enum reading reading)
 {
-	return d->asker && d->task == (u64)task && d->switches == LOAD(reading, task->nvcsw);
+	struct denial *d = last_denial(bpf_get_current_task());
+
+	return d && d->asker && d->task == bpf_get_current_task() && d->switches == LOAD(reading, task->nvcsw) ? d : NULL;
 }
 
 typedef int who_path(u32 bank);
@@ -111,6 +115,7 @@ static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct scratch *s = my_scratch(bank);
+	struct denial *d;
 
 	if (!s)
 		return 0;
@@ -126,10 +131,10 @@ static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 	t->tick = settings.tick;
 	who(bank);
 	t->who = s->who;
-	s->denial = t->denial;
 	t->denial.asker = 0;
-	if (after_denial(&s->denial, task, CAST)) /* it was only preempted */
-		note_denial(t, &s->denial);
+	d = after_denial(task, CAST);
+	if (d)
+		note_denial(t, d);
 	return 0;
 }
 
@@ -218,14 +223,18 @@ static __noinline int follow(struct cached *c, u32 mark, u32 bank)
 {
 	struct cache_page *p = cache_page(pages_of(0, mark, bpf_get_current_task()), bank);
 	struct denial d = { .asker = c->asker, .task = bpf_get_current_task(), .site = site_of(c->counted), .cap = mark & (CAPABILITIES - 1) };
+	struct denial *last = last_denial(d.task);
 
-	if (!p)
+	if (!p || !last)
 		return 0;
 	forget_denial(&p->turn);
+	if (last->task == d.task)
+		last->asker = 0;
 	if (!(mark & WHAT_DENIED) || mark & CACHED_BORROWED || !d.asker || !fallbacks[d.cap])
 		return 0;
 	READ(d.switches, current_task()->nvcsw);
 	note_denial(&p->turn, &d);
+	*last = d;
 	return 0;
 }
 
@@ -275,6 +284,7 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 	struct site_key site = {};
 	struct cached *c, *first, *second;
 	struct cache_page *p;
+	struct denial *d;
 	u64 pages, places;
 	u32 chance;
 
@@ -302,12 +312,15 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 			who(bank);
 		s->alias = s->who.name;
 		mark |= s->who.what;
+		d = after_denial(task, reading);
 		if (cred != own && borrowed(cred, own)) {
 			mark |= CACHED_BORROWED;
-		} else if (after_denial(&p->turn.denial, task, reading)) {
-			s->denial = p->turn.denial;
+		} else if (d) {
+			s->denial = *d;
 			s->alias ^= s->denial.asker;
 			mark |= CACHED_AFTER;
+		} else {
+			forget_denial(&p->turn); /* what came after it was counted elsewhere */
 		}
 	}
 	places = places_of(site.asker, mark, s->who.cgroup, s->alias);
@@ -359,6 +372,8 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 			return slow(ctx, false); /* which sees whether they are borrowed */
 		if (!same_turn(&p->turn, task))
 			turn(&p->turn, bank);
+		if (bank && after_denial(task, reading))
+			return slow(ctx, false); /* it may be the first of two programs that counted that */
 		cgroup = p->turn.who.cgroup;
 		name = p->turn.who.name;
 		mark |= p->turn.who.what;

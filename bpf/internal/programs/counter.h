@@ -99,6 +99,24 @@ struct {
 	__type(value, struct page);
 } pages SEC(".maps");
 
+/* The last denial of each task that it may be asked for another capability after, at a place by the task's address. Of two tasks of one
+ * place who were denied at once, the one that is also preempted before its next check is not told: that check stands as one of its own. */
+enum { DENIAL_BITS = 10 };
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1 << DENIAL_BITS);
+	__type(key, u32);
+	__type(value, struct denial);
+} denials SEC(".maps");
+
+static __always_inline struct denial *last_denial(u64 task)
+{
+	u32 i = task * 0x9E3779B97F4A7C15ull >> (64 - DENIAL_BITS);
+
+	return bpf_map_lookup_elem(&denials, &i);
+}
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);

@@ -17,6 +17,7 @@ import (
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	FexitMapCgroups            = "cgroups"
+	FexitMapDenials            = "denials"
 	FexitMapFreeKept           = "free_kept"
 	FexitMapFreeSites          = "free_sites"
 	FexitMapFreeWhos           = "free_whos"
@@ -115,6 +116,7 @@ type FexitProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitMapSpecs struct {
 	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
+	Denials       *ebpf.MapSpec `ebpf:"denials"`
 	FreeKept      *ebpf.MapSpec `ebpf:"free_kept"`
 	FreeSites     *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
@@ -175,6 +177,7 @@ func (o *FexitObjects) Close() error {
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitMaps struct {
 	Cgroups       *ebpf.Map `ebpf:"cgroups"`
+	Denials       *ebpf.Map `ebpf:"denials"`
 	FreeKept      *ebpf.Map `ebpf:"free_kept"`
 	FreeSites     *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
@@ -200,6 +203,7 @@ type FexitMaps struct {
 func (m *FexitMaps) Close() error {
 	return _FexitClose(
 		m.Cgroups,
+		m.Denials,
 		m.FreeKept,
 		m.FreeSites,
 		m.FreeWhos,

@@ -194,6 +194,7 @@ type TracepointWhoRecord struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	TracepointMapCgroups            = "cgroups"
+	TracepointMapDenials            = "denials"
 	TracepointMapFreeKept           = "free_kept"
 	TracepointMapFreeSites          = "free_sites"
 	TracepointMapFreeWhos           = "free_whos"
@@ -290,6 +291,7 @@ type TracepointProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracepointMapSpecs struct {
 	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
+	Denials       *ebpf.MapSpec `ebpf:"denials"`
 	FreeKept      *ebpf.MapSpec `ebpf:"free_kept"`
 	FreeSites     *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
@@ -350,6 +352,7 @@ func (o *TracepointObjects) Close() error {
 // It can be passed to LoadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracepointMaps struct {
 	Cgroups       *ebpf.Map `ebpf:"cgroups"`
+	Denials       *ebpf.Map `ebpf:"denials"`
 	FreeKept      *ebpf.Map `ebpf:"free_kept"`
 	FreeSites     *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
@@ -375,6 +378,7 @@ type TracepointMaps struct {
 func (m *TracepointMaps) Close() error {
 	return _TracepointClose(
 		m.Cgroups,
+		m.Denials,
 		m.FreeKept,
 		m.FreeSites,
 		m.FreeWhos,
