@@ -65,11 +65,20 @@ test: test-deps ## Install what is missing, then run every check and test
 	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd generate-check build lint && \
 	wait && $(MAKE) --no-print-directory go-test test-vm
 
+# What the live tests start beside themselves, and what test-vm takes into its guests: without the race detector.
+.PHONY: helpers
+helpers:
+	for arch in amd64 arm64; do \
+		export CGO_ENABLED=0 GOARCH=$$arch; \
+		for package in bpf exporter; do go test -c -ldflags '-s -w' -o $(BUILD)/$$arch/$$package.test ./$$package || exit; done; \
+		go build -ldflags '-s -w' -o $(BUILD)/$$arch/capability_exporter ./exporter || exit; \
+	done
+
 # Live tests count the whole machine's checks, so packages are tested one after
 # the other (-p 1).
 .PHONY: go-test
-go-test: tools ## Run Go's tests alone, with the race detector
-	CGO_ENABLED=1 go test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
+go-test: tools helpers ## Run Go's tests alone, with the race detector
+	CAPABILITY_EXPORTER_HELPERS=$(BUILD)/$$(go env GOARCH) CGO_ENABLED=1 go test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
 	go -C .tools test -count=1 ./mutate
 
 .PHONY: vet
@@ -122,12 +131,7 @@ attack: tools ## Do as an unprivileged user would who wants it blind, as root, a
 # Guests under emulation: other kernels, another architecture, and what the machine's own kernel may refuse (fexit, and somebody
 # else's fexit beside us). What is skipped there is a failure.
 .PHONY: test-vm
-test-vm: ## Run the live tests on Debian's kernels, in qemu, and print a table
-	for arch in amd64 arm64; do \
-		export CGO_ENABLED=0 GOARCH=$$arch; \
-		for package in bpf exporter; do go test -c -ldflags '-s -w' -o $(BUILD)/$$arch/$$package.test ./$$package || exit; done; \
-		go build -ldflags '-s -w' -o $(BUILD)/$$arch/capability_exporter ./exporter || exit; \
-	done
+test-vm: helpers ## Run the live tests on Debian's kernels, in qemu, and print a table
 	bpf/vm/matrix
 
 # bpf2go's headers are those that the pinned cilium/ebpf ships.

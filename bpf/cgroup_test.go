@@ -31,7 +31,7 @@ func inCgroups(t *testing.T, cmd *exec.Cmd, dirs ...string) *exec.Cmd {
 	}
 	places = append(places, dirs...)
 	script := `for place in ` + strings.Join(places, " ") + `; do echo 0 >"$place/cgroup.procs" || exit; done; exec "$0" "$@"`
-	sh := exec.Command("/bin/sh", append([]string{"-c", script}, namedSelf(cmd.Args)...)...)
+	sh := exec.Command("/bin/sh", append([]string{"-c", script}, cmd.Args...)...)
 	sh.Env, sh.Dir = cmd.Env, cmd.Dir
 	return sh
 }
@@ -344,7 +344,7 @@ func TestFromInside(t *testing.T) {
 	needsRoot(t)
 	inV1 := hierarchyMount(t, "pids") != ""
 	cgroup := newCgroup(t, "from-inside")
-	cmd := helper("/proc/self/exe", "watch")
+	cmd := helper(self(t), "watch")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Unshareflags: unix.CLONE_NEWCGROUP}
 	look := startWatch(t, cmd)
 	want := []sight{{Path: "/from-inside", Process: "outside-v2"}}
@@ -383,7 +383,7 @@ func TestTimeNamespace(t *testing.T) {
 			if ahead[0] == '-' { // not before its own boot
 				ahead = "-" + strconv.FormatInt(ts.Sec/2, 10)
 			}
-			look := startWatch(t, helper("/proc/self/exe", "watchintime", ahead))
+			look := startWatch(t, helper(self(t), "watchintime", ahead))
 			dir := newCgroup(t, "in-time")
 			run(t, inCgroup(dir, exec.Command(tiny(t, "in-time"))))
 			find := func() *sight {
@@ -466,13 +466,9 @@ func TestAtRest(t *testing.T) {
 	}
 	const n = 300
 	log := filepath.Join(t.TempDir(), "calls")
-	cmd := helper("/proc/self/exe", "watch")
-	cmd.Args = append([]string{"strace", "-f", "-o", log, "-e", "trace=bpf", "-e", "signal=none", "/proc/self/exe"}, cmd.Args[1:]...)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Path, cmd.Args[len(cmd.Args)-1] = strace, self
+	cmd := helper(self(t), "watch")
+	cmd.Args = append([]string{"strace", "-f", "-o", log, "-e", "trace=bpf", "-e", "signal=none"}, cmd.Args...)
+	cmd.Path = strace
 	look := startWatch(t, cmd)
 	path := tiny(t, "resting")
 	root := newCgroup(t, "resting")

@@ -69,7 +69,7 @@ func short(got, n, missed uint64) bool { return got > n || n-got > missed }
 func TestManyForks(t *testing.T) {
 	const n, name = 10_000, "one-of-many"
 	tr := openLive(t, Options{})
-	run(t, helper("/proc/self/exe", "fork", strconv.Itoa(n), tiny(t, name)))
+	run(t, helper(self(t), "fork", strconv.Itoa(n), tiny(t, name)))
 	s := checkIdentities(t, tr)
 	notMissed(t, s)
 	if got := by(s, name); total(got) != n || got["35 granted host"] != n {
@@ -82,7 +82,7 @@ func TestManyExecutables(t *testing.T) {
 	const n, prefix = 10_000, "many-"
 	tr := openLive(t, Options{})
 	path := tiny(t, "seed")
-	run(t, helper("/proc/self/exe", "fork", strconv.Itoa(n), path, filepath.Join(filepath.Dir(path), prefix)))
+	run(t, helper(self(t), "fork", strconv.Itoa(n), path, filepath.Join(filepath.Dir(path), prefix)))
 	s := checkIdentities(t, tr)
 	notMissed(t, s)
 	var named, other uint64
@@ -120,7 +120,7 @@ func TestFullRing(t *testing.T) {
 		},
 	})
 	path := tiny(t, "seed")
-	run(t, helper("/proc/self/exe", "fork", strconv.Itoa(n), path, filepath.Join(filepath.Dir(path), prefix)))
+	run(t, helper(self(t), "fork", strconv.Itoa(n), path, filepath.Join(filepath.Dir(path), prefix)))
 	run(t, helper(executable(t, "denied"), "row", "sethostname", "without", strconv.Itoa(n), t.TempDir()))
 	s := checkIdentities(t, tr)
 	if s.RingLost == 0 || s.RingRecords != 0 {

@@ -55,16 +55,26 @@ func snapshot(t *testing.T, tr *Tracer) *Snapshot {
 	return s
 }
 
+// self is this test binary. With the race detector it takes half a second to start: then its helpers, which are programs of their own,
+// run the one that was built without, where there is one.
+func self(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("CAPABILITY_EXPORTER_HELPERS"); dir != "" {
+		return filepath.Join(dir, "bpf.test")
+	}
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // executable makes this test binary an executable of another name, which no other process on the machine has. The file itself may
 // be the same.
 func executable(t *testing.T, name string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), name)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Link(self, to); err != nil { // another file system
+	if err := os.Link(self(t), to); err != nil { // another file system
 		copyFile(t, to)
 	}
 	return to
@@ -72,16 +82,16 @@ func executable(t *testing.T, name string) string {
 
 func copyFile(t *testing.T, to string) {
 	t.Helper()
-	self, err := os.Open("/proc/self/exe")
+	from, err := os.Open(self(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer self.Close()
+	defer from.Close()
 	f, err := os.OpenFile(to, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o755)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = io.Copy(f, self)
+	_, err = io.Copy(f, from)
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
@@ -255,17 +265,9 @@ func hierarchyMount(t *testing.T, hierarchy string) string {
 // inCgroup makes a command start in a cgroup: through a shell that moves itself there first.
 func inCgroup(dir string, cmd *exec.Cmd) *exec.Cmd {
 	sh := exec.Command("/bin/sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$@"`, dir)
-	sh.Args = append(sh.Args, namedSelf(cmd.Args)...)
+	sh.Args = append(sh.Args, cmd.Args...)
 	sh.Env, sh.Dir = cmd.Env, cmd.Dir
 	return sh
-}
-
-// namedSelf names this test binary as others know it.
-func namedSelf(args []string) []string {
-	if self, err := os.Executable(); err == nil && args[0] == "/proc/self/exe" {
-		return append([]string{self}, args[1:]...)
-	}
-	return args
 }
 
 // fillTable takes all slots, for as many workloads: no share is used up by that. What it returns takes the workloads away.

@@ -376,7 +376,7 @@ func TestSharesGivenBack(t *testing.T) {
 	path := tiny(t, name)
 	for range 3 {
 		dir := newCgroup(t, name)
-		run(t, inCgroup(dir, helper("/proc/self/exe", "fork", strconv.Itoa(2*limit), path, filepath.Join(filepath.Dir(path), "again-"))))
+		run(t, inCgroup(dir, helper(self(t), "fork", strconv.Itoa(2*limit), path, filepath.Join(filepath.Dir(path), "again-"))))
 		s := checkIdentities(t, tr)
 		if _, used, taken := books(); used != taken || int(taken) != s.Series {
 			t.Errorf("%d slots in the shares, %d taken, and %d series", used, taken, s.Series)

@@ -22,9 +22,9 @@ func TestBinaryUnderAttack(t *testing.T) {
 	attack(t, names, "")
 	took := time.Since(start)
 
-	self := copyOf(t, "/proc/self/exe")
-	root := filepath.Join(filepath.Dir(self), later)
-	if err := os.Rename(self, root); err != nil {
+	asks := copyOf(t, self(t))
+	root := filepath.Join(filepath.Dir(asks), later)
+	if err := os.Rename(asks, root); err != nil {
 		t.Fatal(err)
 	}
 	cmd := command(root)
@@ -67,7 +67,7 @@ func attack(t *testing.T, names int, cgroup string) {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	attacker := filepath.Join(dir, "attacker")
-	if out, err := command("cp", copyOf(t, "/proc/self/exe"), attacker).CombinedOutput(); err != nil {
+	if out, err := command("cp", copyOf(t, self(t)), attacker).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	for _, path := range []string{dir, attacker} {

@@ -130,6 +130,20 @@ func exporter(t *testing.T) string {
 	return filepath.Join(dir, "capability_exporter")
 }
 
+// self is this test binary, in which a process has a role of its own; built without the race detector where there is such a one, as it
+// then starts at once.
+func self(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("CAPABILITY_EXPORTER_HELPERS"); dir != "" {
+		return filepath.Join(dir, "exporter.test")
+	}
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // withFileCaps is copyOf with setcap cap_bpf,cap_perfmon=ep.
 func withFileCaps(t *testing.T, program string) string {
 	t.Helper()
@@ -392,11 +406,7 @@ func TestBinaryWithFileCapabilities(t *testing.T) {
 // one, nor, where the kernel lets the exporter do without being dumpable, one
 // that holds as much.
 func TestBinaryCannotBeTraced(t *testing.T) {
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	tracer := copyOf(t, self) // where nobody can execute it
+	tracer := copyOf(t, self(t)) // where nobody can execute it
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
 	folder, err := os.Stat("/proc/self/fd")
@@ -462,11 +472,7 @@ func TestBinaryRefuses(t *testing.T) {
 
 func TestBinaryUnderSeccomp(t *testing.T) {
 	needsTracing(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := command(self, exporter(t), "--web.listen-address=127.0.0.1:0")
+	cmd := command(self(t), exporter(t), "--web.listen-address=127.0.0.1:0")
 	cmd.Env = append(cmd.Env, helperRole+"="+helperSeccomp)
 	if out := failed(t, cmd); !strings.Contains(out, "seccomp filter refuses the system call bpf(2)") {
 		t.Errorf("does not say that seccomp refused:\n%s", out)

@@ -33,7 +33,7 @@ func TestBinaryUnderSysctls(t *testing.T) {
 	if !bytes.Contains(types, []byte("\x00BPF_FUNC_snprintf\x00")) { // the kernel names no functions
 		site = "_unknown"
 	}
-	program, ask := copyOf(t, exporter(t)), copyOf(t, "/proc/self/exe")
+	program, ask := copyOf(t, exporter(t)), copyOf(t, self(t))
 	for _, setting := range []struct{ name, value string }{
 		{"perf_event_paranoid", "2"},
 		{"perf_event_paranoid", "3"}, // Debian's: perf_event_open(2) asks for CAP_SYS_ADMIN
@@ -105,8 +105,10 @@ func TestBinaryEndsSeriesUnderSysctls(t *testing.T) {
 	}
 	const each, apart = 5, 20 * time.Second // housekeeping comes every ten seconds
 	program := copyOf(t, exporter(t))
-	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", "--series.limit=64")...)
-	attack(t, 29, newCgroup(t)) // with more than half of the series in use, to the last, those of a cgroup that is gone end soon
+	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", "--series.limit=128")...)
+	for range 3 { // with more than half of the series in use, to the last, those of a cgroup that is gone end soon
+		attack(t, 17, newCgroup(t))
+	}
 	values := []string{"0", "2", "1"}
 	var cgroups []string
 	for range values {
@@ -215,7 +217,7 @@ func TestRefusalsAreLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Now()
-	cmd := role(copyOf(t, "/proc/self/exe"), helperRefused, strconv.Itoa(calls))
+	cmd := role(copyOf(t, self(t)), helperRefused, strconv.Itoa(calls))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

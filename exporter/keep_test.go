@@ -127,7 +127,9 @@ func (p *process) waitForEnded(t *testing.T, checks float64) {
 	deadline := time.Now().Add(90 * time.Second)
 	for p.metric(t, endedDenials) < checks {
 		if time.Now().After(deadline) {
-			t.Fatalf("%v checks of series that have ended, want %v", p.metric(t, endedDenials), checks)
+			metrics := p.get(t, "/metrics").body
+			_ = p.cmd.Process.Kill() // so that its log ends
+			t.Fatalf("no %v checks of series that have ended\n%s\n%s", checks, p.log.whole(), metrics)
 		}
 		time.Sleep(time.Second)
 	}

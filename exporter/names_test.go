@@ -27,7 +27,7 @@ func TestBinaryNames(t *testing.T) {
 	mounts := mountedHierarchies(t)
 	for hierarchy, mount := range mounts {
 		t.Run(hierarchy, func(t *testing.T) {
-			self := copyOf(t, "/proc/self/exe")
+			asker := copyOf(t, self(t))
 			want := map[string]float64{}
 			for _, shape := range []struct {
 				path, workload string
@@ -56,14 +56,14 @@ func TestBinaryNames(t *testing.T) {
 				if err := os.MkdirAll(dir, 0o755); err != nil {
 					t.Fatal(err)
 				}
-				askIn(t, mounts, hierarchy, dir, self)
+				askIn(t, mounts, hierarchy, dir, asker)
 				removeCgroup(t, mount, dir)
 				want[shape.workload]++
 			}
 			got := map[string]float64{}
 			for _, metric := range p.series(t, "capability_workload_checks_total") {
 				labels := labelsOf(metric)
-				if labels["process"] == filepath.Base(self) && labels["capability"] == "CAP_SYS_ADMIN" {
+				if labels["process"] == filepath.Base(asker) && labels["capability"] == "CAP_SYS_ADMIN" {
 					if _, twice := got[labels["workload"]]; twice {
 						t.Errorf("%s has two series", labels["workload"])
 					}
@@ -98,7 +98,7 @@ func TestBinaryNamesPods(t *testing.T) {
 	const late = "712b37831be464ccc2fb1553ef89aa91"
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0", "--kubernetes.pods-dir="+dir)
-	self := copyOf(t, "/proc/self/exe")
+	asker := copyOf(t, self(t))
 	for _, path := range []string{
 		podSlice + "/cri-containerd-" + container + ".scope", podSlice + "/cri-containerd-" + another + ".scope",
 		"kubepods/burstable/pod" + late + "/" + container,
@@ -107,7 +107,7 @@ func TestBinaryNamesPods(t *testing.T) {
 		if err := os.MkdirAll(at, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		askIn(t, mounts, hierarchy, at, self)
+		askIn(t, mounts, hierarchy, at, asker)
 		removeCgroup(t, mounts[hierarchy], at)
 	}
 	info := func() map[string]map[string]string {

@@ -30,7 +30,7 @@ var soak = flag.Duration("soak", 30*time.Second, "how long TestSoak goes on")
 func TestSoak(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0")
-	self := copyOf(t, "/proc/self/exe")
+	asker := copyOf(t, self(t))
 
 	stop := make(chan struct{})
 	var running sync.WaitGroup
@@ -53,7 +53,7 @@ func TestSoak(t *testing.T) {
 			}
 		})
 	}
-	load := role(self, helperAsks, "200000")
+	load := role(asker, helperAsks, "200000")
 	if err := load.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestSoak(t *testing.T) {
 		if err := os.Mkdir(dir, 0o755); err != nil {
 			return err
 		}
-		ask := command("/bin/sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$1"`, dir, self)
+		ask := command("/bin/sh", "-c", `echo 0 >"$0/cgroup.procs" && exec "$1"`, dir, asker)
 		ask.Env = append(ask.Env, helperRole+"="+helperAsk)
 		out, err := ask.CombinedOutput()
 		if err != nil {
@@ -86,7 +86,7 @@ func TestSoak(t *testing.T) {
 		return err
 	})
 
-	refused := role(self, helperAsk)
+	refused := role(asker, helperAsk)
 	refused.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
 	if out, err := refused.CombinedOutput(); err != nil {
 		t.Fatalf("as nobody: %v\n%s", err, out)
@@ -159,8 +159,8 @@ const (
 )
 
 // role is the test binary as one of its helpers.
-func role(self, helper string, args ...string) *exec.Cmd {
-	cmd := command(append([]string{self}, args...)...)
+func role(path, helper string, args ...string) *exec.Cmd {
+	cmd := command(append([]string{path}, args...)...)
 	cmd.Env = append(cmd.Env, helperRole+"="+helper)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
