@@ -13,6 +13,7 @@ func helpers() map[string]func(args []string) error {
 	return map[string]func([]string) error{
 		"row":         makeRow,
 		"aside":       makeAside,
+		"refused":     refused,
 		"sethostname": askSysAdmin,
 		"fork":        forkMany,
 		"wait":        waitAndAsk,
