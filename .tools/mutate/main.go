@@ -13,6 +13,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -159,19 +160,10 @@ func mutate(ctx context.Context, tree *tree, faults []fault, timeout time.Durati
 	return nil
 }
 
-// greenBefore runs each command once on the tree as it is. One that fails there
+// greenBefore runs the commands once on the tree as it is. One that fails there
 // would catch whatever was planted.
 func greenBefore(ctx context.Context, shell runner, faults []fault, out io.Writer) error {
-	var commands []string
-	for _, f := range faults {
-		if f.inBPF() && !slices.Contains(commands, generate) {
-			commands = append(commands, generate)
-		}
-		if !slices.Contains(commands, f.command) {
-			commands = append(commands, f.command)
-		}
-	}
-	for _, command := range commands {
+	for _, command := range together(faults) {
 		begun := time.Now()
 		result := shell.run(ctx, command)
 		if ctx.Err() != nil {
@@ -183,6 +175,32 @@ func greenBefore(ctx context.Context, shell runner, faults []fault, out io.Write
 		fmt.Fprintf(out, "%-11s           %6.1fs  %s\n", "green", time.Since(begun).Seconds(), command)
 	}
 	return nil
+}
+
+var testsOfPackage = regexp.MustCompile(`^go test (\./\S+) -run '([^']+)'$`)
+
+// together returns the commands of faults, once each, and the tests of one
+// package as one command.
+func together(faults []fault) (commands []string) {
+	tests := map[string][]string{}
+	for _, f := range faults {
+		if f.inBPF() && !slices.Contains(commands, generate) {
+			commands = append(commands, generate)
+		}
+		m := testsOfPackage.FindStringSubmatch(f.command)
+		switch {
+		case m == nil && !slices.Contains(commands, f.command):
+			commands = append(commands, f.command)
+		case m != nil && !slices.Contains(tests[m[1]], m[2]):
+			tests[m[1]] = append(tests[m[1]], m[2])
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(tests)) {
+		if whole := "go test " + name; !slices.Contains(commands, whole) {
+			commands = append(commands, whole+" -run '"+strings.Join(tests[name], "|")+"'")
+		}
+	}
+	return commands
 }
 
 // try plants one fault, runs its command and takes the fault out again.

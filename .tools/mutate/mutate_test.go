@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +96,24 @@ func TestVerdicts(t *testing.T) {
 				t.Errorf("returns %v, and not %q in:\n%s", err, test.want, said)
 			}
 		})
+	}
+}
+
+// The tests of a package are green or not all at once.
+func TestTogether(t *testing.T) {
+	list := "a.go | 1 | 2 | go test ./a -run '^TestOne$' | x\n" +
+		"a.go | 2 | 3 | go test ./a -run '^TestTwo$' | x\n" +
+		"a.go | 3 | 4 | go test ./a -run '^TestOne$' | x\n" +
+		"b.go | 1 | 2 | go test ./b -run '^TestOne$' | x\n" +
+		"b.go | 2 | 3 | go test ./b | x\n" +
+		"c.h | 1 | 2 | cd c && go test ./c -run '^TestOne$' | x\n"
+	faults, problems := parse(list)
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	want := []string{"go test ./b", generate, "cd c && go test ./c -run '^TestOne$'", "go test ./a -run '^TestOne$|^TestTwo$'"}
+	if got := together(faults); !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
 
