@@ -93,6 +93,8 @@ func TestUnits(t *testing.T) {
 		for _, target := range panel.Targets {
 			want := "none"
 			switch expr := target.Expr; {
+			case strings.Contains(expr, "first_seconds"):
+				want = "dateTimeFromNow"
 			case strings.Contains(expr, "rate(process_cpu_seconds_total"), strings.Contains(expr, "} / "):
 				want = "percentunit" // of a core, of the limit
 			case strings.Contains(expr, "rate("):
@@ -137,7 +139,7 @@ func TestTablesStartWithTheMost(t *testing.T) {
 	t.Parallel()
 	for _, panel := range read(t).Panels {
 		for _, target := range panel.Targets {
-			counts := strings.Contains(target.Expr, "_checks_total")
+			counts := strings.Contains(target.Expr, "_checks_total") || strings.Contains(target.Expr, "first_seconds")
 			if panel.Type == "table" && counts && !strings.HasPrefix(target.Expr, "sort_desc(") && !strings.HasPrefix(target.Expr, "topk(") {
 				t.Errorf("%s: %s", panel.Title, target.Expr)
 			}

@@ -265,8 +265,20 @@ func makeFleet() fleet {
 			gauge("ALERTS", 1, each, alert)
 		}
 	}
+	// Of two clusters, one of which is new; and each has one that is long ago.
+	for cluster, since := range map[string]float64{"west": -90_000, "east": -20_000} {
+		memory := labels{"cluster": cluster}
+		gauge("cluster:capability_granted:since_seconds", since, memory, nil)
+		for number := range 60 {
+			gauge(firstUses, float64(-number*1000)+since/1000, memory, labels{"owner": fmt.Sprint("owner-", number), "process": "p", "capability": "CAP_SYS_ADMIN"})
+		}
+		gauge(firstUses, -650_000, memory, labels{"owner": "old.service", "process": "p", "capability": "CAP_SYS_ADMIN"})
+	}
 	return f
 }
+
+// firstUses are of a cluster's owners, and no machine's.
+const firstUses = "identity:capability_granted:first_seconds"
 
 // choice is what is chosen at the dashboard's top; ".*" is All.
 type choice struct{ job, instance, workload string }
@@ -277,7 +289,7 @@ func (f fleet) chosen(c choice) fleet {
 	var kept fleet
 	for _, l := range f {
 		if is(c.job, l.labels["job"]) && is(c.instance, l.labels["instance"]) && (l.labels["workload"] == "" || is(c.workload, l.labels["workload"])) ||
-			l.metric == "ALERTS" {
+			l.metric == "ALERTS" || l.metric == firstUses {
 			kept = append(kept, l)
 		}
 	}
@@ -382,7 +394,20 @@ func (f fleet) panels() map[string]vector {
 		return v
 	}
 
+	firstUse := vector{}
+	for _, l := range f.of(firstUses, nil) {
+		with := line{labels: maps.Clone(l.labels)}
+		with.labels["state"] = "learned"
+		if l.labels["cluster"] == "west" && l.gauge >= -90_000+24*3600 {
+			with.labels["state"] = "told"
+		}
+		if l.gauge > steps*step-7*24*3600 {
+			firstUse[with.name("")] = l.gauge * 1000
+		}
+	}
+
 	return map[string]vector{
+		"First uses of CAP_SYS_ADMIN A":                firstUse.top(50),
 		"Programs that used it A":                      {"{}": float64(len(used.counted("job", "instance", "workload", "process")))},
 		"Machines watched A":                           {"{}": up},
 		"Who uses CAP_SYS_ADMIN A":                     used.rate("instance", "workload", "process").top(10),

@@ -41,8 +41,8 @@ func TestPrometheus(t *testing.T) {
 		t.Error("a mount namespace without any capability")
 	}
 
-	// The alert's learning time is over when its guard holds.
-	guard := shorten(`capability_exporter_overflow_checks_total{job="capability_exporter"} > 0 and process_start_time_seconds{job="capability_exporter"} offset 30m`)
+	// The memory has begun, and there is no room left.
+	guard := `capability_exporter_overflow_checks_total{job="capability_exporter"} > 0 and on () cluster:capability_granted:since_seconds`
 	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, guard, true) })
 
 	firstUse := freshProgram(t, "firstuse")
@@ -50,7 +50,7 @@ func TestPrometheus(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), firstUse, newMounts...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	alert := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", severity="critical", job="capability_exporter", process=%q}`, name)
+	alert := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", severity="critical", process=%q}`, name)
 	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, alert, false) })
 	prometheus.process.eventually(t, func(ctx context.Context) error {
 		return prometheus.hasData(ctx, `ALERTS{alertname="CapabilityExporterOverflow", alertstate="firing", severity="warning", job="capability_exporter"}`, false)
@@ -140,6 +140,7 @@ func startPrometheus(t *testing.T) *prometheusServer {
 	}
 	write(t, filepath.Join(dir, "prometheus.yml"), config)
 	write(t, filepath.Join(dir, "rules.yml"), shorten(read(t, "prometheus/rules.yml")))
+	remember(t, filepath.Join(dir, "data"))
 
 	p := &prometheusServer{api: "http://" + address + "/api/v1/"}
 	p.process = start(t, exec.CommandContext(t.Context(), binary,
@@ -149,6 +150,22 @@ func startPrometheus(t *testing.T) *prometheusServer {
 		return p.hasData(ctx, `up{job="capability_exporter"} == 1`, true)
 	})
 	return p
+}
+
+// remember has a Prometheus' data say that what uses CAP_SYS_ADMIN has been learned for two days.
+func remember(t *testing.T, data string) {
+	t.Helper()
+	var text strings.Builder
+	text.WriteString("# TYPE cluster:capability_granted:since_seconds gauge\n")
+	for at := time.Now().Add(-time.Minute); at.Before(time.Now()); at = at.Add(10 * time.Second) {
+		fmt.Fprintf(&text, "cluster:capability_granted:since_seconds %d %d\n", at.Add(-48*time.Hour).Unix(), at.Unix())
+	}
+	text.WriteString("# EOF\n")
+	file := filepath.Join(t.TempDir(), "memory")
+	write(t, file, text.String())
+	if out, err := exec.CommandContext(t.Context(), program(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", file, data).CombinedOutput(); err != nil {
+		t.Fatalf("promtool: %v\n%s", err, out)
+	}
 }
 
 var duration = regexp.MustCompile(`\b(\d+)([smhdw])\b`)

@@ -1,0 +1,60 @@
+package deploy
+
+import (
+	"encoding/json"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestFirstUseOfMany: what is new in many places at one time is told once. What
+// a few places need is in prometheus/rules_first_use_test.yml.
+func TestFirstUseOfMany(t *testing.T) {
+	t.Parallel()
+	const since = -90_000 // seconds: all has been learned
+	inputs := []joinInput{{"cluster:capability_granted:since_seconds", fmt.Sprint(since)}}
+	use := func(instance, workload, process string) {
+		inputs = append(inputs, joinInput{fmt.Sprintf(
+			`capability_workload_checks_total{job="capability_exporter", instance=%q, capability="CAP_SYS_ADMIN", result="granted", scope="host", workload=%q, process=%q}`,
+			instance, workload, process), "_x3 1x10"})
+	}
+	for node := range 40 { // a program of a DaemonSet
+		instance, uid := fmt.Sprint("node-", node), fmt.Sprintf("00000000-0000-0000-0000-%012d", node)
+		use(instance, "pod/"+uid, "agent")
+		const alphabet = "bcdfghjklmnpqrstvwxz2456789"
+		inputs = append(inputs, joinInput{fmt.Sprintf(`capability_workload_info{job="capability_exporter", instance=%q, workload=%q, kind="pod", namespace="monitoring", pod="agent-x%c%c2z", pod_uid=%q}`,
+			instance, "pod/"+uid, alphabet[node%27], alphabet[node/27], uid), "_x3 1x10"})
+	}
+	for step := range 200 { // a build tool that makes a cgroup for each step
+		use("builder", fmt.Sprintf("/builds/%d/step", step), "ld")
+	}
+	for job := range 2000 { // promtool refuses to look at more than 10,000 samples, of which each makes several
+		use("batch", fmt.Sprint("/job-", job), "work")
+	}
+	told := func(labels string) map[string]any {
+		return map[string]any{"labels": `ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", severity="critical", capability="CAP_SYS_ADMIN", ` + labels + "}", "value": 1}
+	}
+	ask := map[string]any{
+		"expr": `ALERTS{alertname="CapabilitySysAdminFirstUse"}`, "eval_time": "5m",
+		"exp_samples": []any{
+			told(`namespace="monitoring", owner="agent", process="agent"`), told(`owner="/builds*", process="ld"`), told(`owner="/job-*", process="work"`),
+		},
+	}
+	rules, err := filepath.Abs("prometheus/rules.yml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := json.Marshal(map[string]any{
+		"rule_files": []string{rules}, "evaluation_interval": "1m",
+		"tests": []any{map[string]any{"interval": "1m", "input_series": inputs, "promql_expr_test": []any{ask}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "many.json")
+	write(t, path, string(file))
+	if out, err := exec.CommandContext(t.Context(), program(t, "promtool"), "test", "rules", path).CombinedOutput(); err != nil {
+		t.Errorf("promtool: %v\n%.3000s", err, out)
+	}
+}
