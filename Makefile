@@ -151,7 +151,7 @@ generate-check: generate ## Fail if the committed BPF objects are not what their
 
 .PHONY: check-rules
 check-rules: tools ## Check the alert rules and run their unit tests
-	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_first_use_test.yml rules_week_test.yml
+	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_fleet_test.yml rules_first_use_test.yml rules_week_test.yml
 
 .PHONY: check-metrics
 check-metrics: tools ## Check the metrics' names and help texts

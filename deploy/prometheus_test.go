@@ -53,7 +53,7 @@ func TestPrometheus(t *testing.T) {
 	alert := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", severity="critical", process=%q}`, name)
 	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, alert, false) })
 	prometheus.process.eventually(t, func(ctx context.Context) error {
-		return prometheus.hasData(ctx, `ALERTS{alertname="CapabilityExporterOverflow", alertstate="firing", severity="warning", job="capability_exporter"}`, false)
+		return prometheus.hasData(ctx, `ALERTS{alertname="CapabilityExporterOverflow", alertstate="firing", severity="critical", job="capability_exporter"}`, false)
 	})
 	select {
 	case <-attack.ended:
