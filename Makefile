@@ -152,6 +152,7 @@ generate-check: generate ## Fail if the committed BPF objects are not what their
 .PHONY: check-rules
 check-rules: tools ## Check the alert rules and run their unit tests
 	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_fleet_test.yml rules_first_use_test.yml rules_week_test.yml
+	amtool check-config deploy/prometheus/alertmanager.yml
 
 .PHONY: check-metrics
 check-metrics: tools ## Check the metrics' names and help texts
@@ -179,10 +180,13 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/systemd-analyze ## Unpack prometheus, promtool and systemd-analyze in build/
+tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze ## Unpack prometheus, alertmanager and systemd-analyze in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
+
+$(BIN)/amtool:
+	.tools/unpack alertmanager
 
 $(BIN)/systemd-analyze:
 	.tools/unpack systemd

@@ -26,13 +26,15 @@ const speedup = 100
 var newMounts = []string{"--mount", "--propagation", "unchanged", "true"}
 
 // TestPrometheus has a real Prometheus scrape the real exporter with the
-// configuration and the rules that are shipped, while nobody runs programs under
-// ever new names to hide what comes. A program that was never seen before uses
-// CAP_SYS_ADMIN: that must page, and that somebody may be hiding must be told, and
-// each query of the dashboard must then find something.
+// configuration and the rules that are shipped, and a real Alertmanager tell of
+// it, while nobody runs programs under ever new names to hide what comes. A
+// program that was never seen before uses CAP_SYS_ADMIN: a page must say so, and
+// that somebody may be hiding must be told, and each query of the dashboard must
+// then find something.
 func TestPrometheus(t *testing.T) {
 	needsRoot(t)
-	prometheus := startPrometheus(t)
+	manager, told := startAlertmanager(t)
+	prometheus := startPrometheus(t, manager)
 	attack := startAttack(t)
 
 	// What the dashboard shows besides: a denial.
@@ -52,6 +54,7 @@ func TestPrometheus(t *testing.T) {
 	}
 	alert := fmt.Sprintf(`ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", severity="critical", process=%q}`, name)
 	prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, alert, false) })
+	checkPage(t, prometheus, told, name, prometheus.exporter)
 	prometheus.process.eventually(t, func(ctx context.Context) error {
 		return prometheus.hasData(ctx, `ALERTS{alertname="CapabilityExporterOverflow", alertstate="firing", severity="critical", job="capability_exporter"}`, false)
 	})
@@ -119,11 +122,12 @@ func checkDashboard(t *testing.T, prometheus *prometheusServer) {
 
 // prometheusServer is a Prometheus that has begun to scrape the exporter.
 type prometheusServer struct {
-	process *process
-	api     string // ends in a slash
+	process  *process
+	api      string // ends in a slash
+	exporter string // its address, which is its instance
 }
 
-func startPrometheus(t *testing.T) *prometheusServer {
+func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	t.Helper()
 	binary := program(t, "prometheus")
 	exporterAddress, address := freeAddress(t), freeAddress(t)
@@ -132,7 +136,7 @@ func startPrometheus(t *testing.T) *prometheusServer {
 
 	dir := t.TempDir()
 	config := read(t, "prometheus/prometheus.yml")
-	for old, substitute := range map[string]string{"localhost:10041": exporterAddress, "15s": "1s"} {
+	for old, substitute := range map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "15s": "1s"} {
 		if !strings.Contains(config, old) {
 			t.Fatalf("no %s in the example configuration", old)
 		}
@@ -142,7 +146,7 @@ func startPrometheus(t *testing.T) *prometheusServer {
 	write(t, filepath.Join(dir, "rules.yml"), shorten(read(t, "prometheus/rules.yml")))
 	remember(t, filepath.Join(dir, "data"))
 
-	p := &prometheusServer{api: "http://" + address + "/api/v1/"}
+	p := &prometheusServer{api: "http://" + address + "/api/v1/", exporter: exporterAddress}
 	p.process = start(t, exec.CommandContext(t.Context(), binary,
 		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
 		"--web.listen-address="+address, "--log.level=warn"))

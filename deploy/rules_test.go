@@ -98,6 +98,13 @@ func TestAlerts(t *testing.T) {
 type exampleConfig struct {
 	Global map[string]string `yaml:"global"`
 	Rules  []string          `yaml:"rule_files"`
+	Alerts struct {
+		Managers []struct {
+			Static []struct {
+				Targets []string `yaml:"targets"`
+			} `yaml:"static_configs"`
+		} `yaml:"alertmanagers"`
+	} `yaml:"alerting"`
 	Scrape []struct {
 		Job    string `yaml:"job_name"`
 		Static []struct {

@@ -1,0 +1,98 @@
+package deploy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestRoutes: only what is critical reaches a pager, and what is for the
+// dashboard nobody.
+func TestRoutes(t *testing.T) {
+	t.Parallel()
+	for labels, want := range map[string]string{
+		"alertname=CapabilitySysAdminFirstUse severity=critical": "page",
+		"alertname=CapabilityExporterDown severity=warning":      "ticket",
+		"alertname=CapabilityDenied severity=info":               "nobody",
+		"alertname=DiskFull severity=critical":                   "nobody", // others have routes of their own
+	} {
+		args := append([]string{"config", "routes", "test", "--config.file=prometheus/alertmanager.yml"}, strings.Fields(labels)...)
+		out, err := exec.CommandContext(t.Context(), program(t, "amtool"), args...).Output()
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("%s go to %q, %v; want %q", labels, out, err, want)
+		}
+	}
+}
+
+// A notification is what Alertmanager sends to a webhook.
+type notification struct {
+	receiver string // the end of the URL
+	Status   string `json:"status"`
+	Alerts   []struct {
+		Labels      map[string]string `json:"labels"`
+		Annotations map[string]string `json:"annotations"`
+	} `json:"alerts"`
+}
+
+// startAlertmanager runs a real one with the example configuration, which waits
+// as much less as the rules do. It returns its address, and what it tells.
+func startAlertmanager(t *testing.T) (address string, told <-chan notification) {
+	t.Helper()
+	notifications := make(chan notification, 1000)
+	webhook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		n := notification{receiver: strings.TrimPrefix(r.URL.Path, "/")}
+		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+			t.Errorf("a notification: %v", err)
+		}
+		notifications <- n
+	}))
+	t.Cleanup(webhook.Close)
+	config := shorten(strings.ReplaceAll(read(t, "prometheus/alertmanager.yml"), "http://localhost:9095", webhook.URL))
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "alertmanager.yml"), config)
+	address = freeAddress(t)
+	p := start(t, exec.CommandContext(t.Context(), program(t, "alertmanager"), "--config.file="+filepath.Join(dir, "alertmanager.yml"),
+		"--storage.path="+filepath.Join(dir, "data"), "--web.listen-address="+address, "--cluster.listen-address=", "--log.level=warn"))
+	p.scrape(t, address)
+	return address, notifications
+}
+
+// checkPage waits until a page tells of a program, and sees that it says what
+// somebody who is woken up by it needs: who, where, and what for.
+func checkPage(t *testing.T, prometheus *prometheusServer, told <-chan notification, process, instance string) {
+	t.Helper()
+	prometheus.process.eventually(t, func(context.Context) error {
+		select {
+		case n := <-told:
+			for _, alert := range n.Alerts {
+				if alert.Labels["alertname"] != "CapabilitySysAdminFirstUse" || alert.Labels["process"] != process {
+					continue
+				}
+				if n.receiver != "page" || n.Status != "firing" {
+					t.Errorf("%s to %s", n.Status, n.receiver)
+				}
+				if want := fmt.Sprintf("%q of ", process); !strings.HasPrefix(alert.Annotations["summary"], want) ||
+					!strings.HasSuffix(alert.Annotations["summary"], " used CAP_SYS_ADMIN for the first time") {
+					t.Errorf("the summary is %q", alert.Annotations["summary"])
+				}
+				if text := alert.Annotations["description"]; !strings.Contains(text, " on "+instance+";") {
+					t.Errorf("the description does not say where: %q", text)
+				}
+				if alert.Annotations["runbook"] == "" {
+					t.Error("nothing says what to do")
+				}
+				return nil
+			}
+			return fmt.Errorf("not told yet: %+v", n)
+		default:
+			return errors.New("nothing is told")
+		}
+	})
+}
