@@ -30,7 +30,10 @@ type sums[Labels comparable] struct {
 
 // labelled is one set of labels, and what was summed for it last.
 type labelled struct {
-	labels []*dto.LabelPair // never written to: earlier scrapes may still be read
+	// Never written to: scrapes are read while others sum.
+	desc   *prometheus.Desc
+	labels []*dto.LabelPair
+
 	began  *timestamppb.Timestamp
 	total  sum
 	scrape uint64
@@ -63,7 +66,7 @@ func (s *sums[Labels]) of(number int, slots iter.Seq2[Labels, sum]) []sumMetric 
 		}
 		set := s.sets[labels]
 		if set == nil {
-			set = &labelled{labels: s.write(labels)}
+			set = &labelled{desc: s.desc, labels: s.write(labels)}
 			s.sets[labels] = set
 			s.order = append(s.order, set)
 		}
@@ -84,7 +87,7 @@ func (s *sums[Labels]) of(number int, slots iter.Seq2[Labels, sum]) []sumMetric 
 	metrics := make([]sumMetric, 0, shown)
 	for _, set := range s.order {
 		if set.scrape == s.scrape {
-			metrics = append(metrics, sumMetric{desc: s.desc, labels: set.labels, value: float64(set.total.count)})
+			metrics = append(metrics, sumMetric{of: set, value: float64(set.total.count)})
 			m := &metrics[len(metrics)-1]
 			m.counter.Value, m.counter.CreatedTimestamp = &m.value, set.created()
 		}
@@ -111,8 +114,7 @@ func byValues(a, b *labelled) int {
 
 // sumMetric is one of them, with all that it needs of its own in one piece of memory.
 type sumMetric struct {
-	desc    *prometheus.Desc
-	labels  []*dto.LabelPair
+	of      *labelled
 	value   float64
 	counter dto.Counter
 }
@@ -125,10 +127,10 @@ func send(metrics []sumMetric, ch chan<- prometheus.Metric) {
 }
 
 // Desc implements [prometheus.Metric].
-func (m *sumMetric) Desc() *prometheus.Desc { return m.desc }
+func (m *sumMetric) Desc() *prometheus.Desc { return m.of.desc }
 
 // Write implements [prometheus.Metric].
 func (m *sumMetric) Write(out *dto.Metric) error {
-	out.Label, out.Counter = m.labels, &m.counter
+	out.Label, out.Counter = m.of.labels, &m.counter
 	return nil
 }

@@ -24,7 +24,7 @@ func exposed(t *testing.T, w *workloads, slots ...bpf.WorkloadCount) []string {
 	var all []string
 	for m := range ch {
 		if own, ok := m.(*sumMetric); ok {
-			all = append(all, fmt.Sprint(own.labels[4].GetValue(), " ", own.value))
+			all = append(all, fmt.Sprint(own.of.labels[4].GetValue(), " ", own.value))
 		}
 	}
 	return all
@@ -80,8 +80,8 @@ func TestContainersOfAPodAreOneSeries(t *testing.T) {
 				continue
 			}
 			got++
-			if value := fmt.Sprint(own.value); own.labels[4].GetValue() != thePod || value != test.want || !own.counter.GetCreatedTimestamp().AsTime().Equal(after(1)) {
-				t.Errorf("%s has counted %s since %s, want %s", own.labels[4].GetValue(), value, own.counter.GetCreatedTimestamp().AsTime(), test.want)
+			if value := fmt.Sprint(own.value); own.of.labels[4].GetValue() != thePod || value != test.want || !own.counter.GetCreatedTimestamp().AsTime().Equal(after(1)) {
+				t.Errorf("%s has counted %s since %s, want %s", own.of.labels[4].GetValue(), value, own.counter.GetCreatedTimestamp().AsTime(), test.want)
 			}
 		}
 		if got != 1 {

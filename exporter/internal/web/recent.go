@@ -33,7 +33,7 @@ type Recent struct {
 	denials *Denials // may be nil
 
 	mu       sync.Mutex
-	taken    uint64 // how many snapshots were, and failures to
+	taken    uint32 // how many snapshots were, and failures to
 	askers   map[asker]*counts
 	asked    int           // how many of them asked in the window
 	steps    []step        // oldest first, none older than recentWindow
@@ -66,9 +66,9 @@ type kind struct {
 // something.
 type series struct {
 	kind
+	standsIn uint32 // which snapshot total is of
 	total
 	before   total  // of the snapshot before
-	standsIn uint64 // which snapshot total is of
 	added    uint64 // from the one to the other
 	recently uint64 // the sum of the steps
 	// sites are the kernel functions by way of which it asked in the window:
@@ -79,13 +79,13 @@ type series struct {
 // total is the sum of a series' slots.
 type total struct {
 	count   uint64
-	created time.Time // of the oldest
+	created int64 // of the oldest, in nanoseconds
 }
 
 // since returns what was added to a series since an earlier snapshot. One that
 // had ended and came back has another creation time, and counts from 0.
 func (t total) since(before total) uint64 {
-	if before.count > t.count || t.created.After(before.created) {
+	if before.count > t.count || t.created > before.created {
 		return t.count
 	}
 	return t.count - before.count
@@ -256,12 +256,10 @@ func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*series {
 		s := c.part(kind{slot.Denied, slot.Aside})
 		of[i] = s
 		if s.standsIn != r.taken {
-			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created}
+			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created.UnixNano()}
 		}
 		s.count += slot.Count
-		if slot.Created.Before(s.created) {
-			s.created = slot.Created
-		}
+		s.created = min(s.created, slot.Created.UnixNano())
 	}
 	return of
 }
@@ -321,7 +319,7 @@ func union(a, b []string) []string {
 
 // version is another one whenever view returns something else, but for the
 // passing of time.
-func (r *Recent) version() uint64 {
+func (r *Recent) version() uint32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.taken
