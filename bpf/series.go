@@ -323,16 +323,21 @@ func (s *series) end(now time.Duration) (took bool, err error) {
 //
 // A series ends as a whole, with all of its slots and what it has carried on, or else it would count backwards.
 func (s *series) evict(now time.Duration) (took map[uint64]bool, scarce bool, err error) {
-	inUse := len(s.retired)
+	inUse, anyIdle := len(s.retired), false
 	err = s.each(func(slot uint32, _ *programs.WhoRecord) error {
 		inUse++
-		if n, seen := s.count(slot), &s.seen[slot]; seen.count != n {
+		seen := &s.seen[slot]
+		if n := s.count(slot); seen.count != n {
 			seen.count, seen.grown = n, now
 		}
+		anyIdle = anyIdle || now-seen.grown >= idleRetention
 		return nil
 	})
 	if err != nil || inUse <= s.limit/2 {
 		return nil, false, err
+	}
+	if !anyIdle { // as most often, and to look for whole series takes a while
+		return nil, true, nil
 	}
 	idle, err := s.idleSeries(now)
 	if err != nil {

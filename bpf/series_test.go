@@ -790,3 +790,26 @@ func TestEvictedMeanwhile(t *testing.T) {
 		t.Errorf("%d series evicted; records: %v, want that of the new series", s.evicted, k.cgroups)
 	}
 }
+
+// TestLooksMakeLittle: names are made once for each slot, and what is read of it is not kept, however often there is a look.
+func TestLooksMakeLittle(t *testing.T) {
+	const limit = 1000
+	k, s := newFakeOf(limit, pathName)
+	k.cgroup(1, "a")
+	for n := range limit {
+		k.ask(1, fmt.Sprint("program", n), 1, time.Second)
+	}
+	look := func() {
+		all, inUse, _, err := s.all(nil, time.Minute)
+		if err != nil || len(all) != limit || inUse != limit || len(all[0].CallSites) != 1 {
+			t.Fatalf("%d series, %d in use: %v", len(all), inUse, err)
+		}
+		if _, err := s.end(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	if got := testing.AllocsPerRun(10, look); got > 100 {
+		t.Errorf("%.0f pieces of memory for a look at %d slots", got, limit)
+	}
+}
