@@ -813,3 +813,35 @@ func TestLooksMakeLittle(t *testing.T) {
 		t.Errorf("%.0f pieces of memory for a look at %d slots", got, limit)
 	}
 }
+
+// TestCallSitesOfASlot: what is kept of a slot's record is what the record says now.
+func TestCallSitesOfASlot(t *testing.T) {
+	k, s := newFake()
+	k.cgroup(1, "a")
+	k.ask(1, "first", 1, time.Second)
+	s.symbol = func(slot uint32) (string, error) { return fmt.Sprint("function", slot), nil }
+	for _, test := range []struct {
+		name  string
+		sites [4]uint32
+		want  []string
+	}{
+		{"first", [4]uint32{1}, []string{"function0"}},
+		{"first", [4]uint32{1}, []string{"function0"}},
+		{"first", [4]uint32{1, 3}, []string{"function0", "function2"}},
+		{"second", [4]uint32{2}, []string{"function1"}},
+		{"third", [4]uint32{}, nil},
+	} {
+		var r programs.WhoRecord
+		if err := record(s.records, programs.WhoFixed, &r); err != nil {
+			t.Fatal(err)
+		}
+		clear(r.Name[:])
+		copy(r.Name[:], test.name)
+		r.Sites = test.sites
+		copy(k.records[programs.WhoFixed*binary.Size(r):], bytesOf(&r))
+		all, _, _, err := s.all(nil, time.Minute)
+		if err != nil || len(all) != 1 || all[0].Process.Name != test.name || !slices.Equal(all[0].CallSites, test.want) {
+			t.Errorf("%+v, %v, want %s by way of %q", all, err, test.name, test.want)
+		}
+	}
+}

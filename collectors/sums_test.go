@@ -97,6 +97,8 @@ func TestNamesOfTheDeadAreForgotten(t *testing.T) {
 		for i := range slots {
 			slots[i] = slotOf(fmt.Sprint("/", n, "/", i), 1)
 		}
+		slots[0] = slotOf(inPod(fmt.Sprintf("%x", n%16)), 1) // a workload that stays
+		slots[0].Cgroup.ID = uint64(n)
 		exposed(t, w, slots...)
 	}
 	names := w.names.workloads
@@ -106,5 +108,26 @@ func TestNamesOfTheDeadAreForgotten(t *testing.T) {
 		if most := 10 * (2*keptScrapes + 2); kept > most {
 			t.Errorf("%d %s are kept of ten series that live", kept, what)
 		}
+	}
+}
+
+// A pod that was away for long, and has another container beside the one that it
+// had, is exposed once.
+func TestWordsComeBack(t *testing.T) {
+	w := newWorkloads(nil)
+	pod, others := slotOf(inPod("1"), 1), make([]bpf.WorkloadCount, 10)
+	for i := range others {
+		others[i] = slotOf(fmt.Sprint("/", i), 1)
+	}
+	exposed(t, w, append(others, pod)...)
+	for range 3 * keptScrapes {
+		exposed(t, w, others...)
+	}
+	another := slotOf(inPod("2"), 2)
+	for range 3 {
+		if got := exposed(t, w, append(others, pod, another)...); len(got) != len(others)+1 || got[len(others)] != thePod+" 3" {
+			t.Errorf("exposed %q", got)
+		}
+		w.names.workloads.written = map[bpf.Cgroup]*word{} // as when there have been many
 	}
 }

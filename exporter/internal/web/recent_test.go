@@ -302,8 +302,8 @@ func TestRecentTakesLittleMemory(t *testing.T) {
 	for range recentWindow/recentInterval + 1 {
 		add(&bpf.Snapshot{})
 	}
-	if len(r.askers) != 0 {
-		t.Errorf("%d series are kept", len(r.askers))
+	if used := len(r.numbered) - len(r.unused); len(r.askers) != 0 || used != 0 {
+		t.Errorf("%d series and %d places are kept", len(r.askers), used)
 	}
 	runtime.KeepAlive(workloads)
 }
