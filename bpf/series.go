@@ -23,10 +23,6 @@ type seriesKey struct {
 	aside   Aside
 }
 
-func (s *series) keyOf(state *cgroupState, slot uint32, r *programs.WhoRecord) seriesKey {
-	return seriesKey{state.name, s.seen[slot].process(r), checkOf(uint32(r.Key.What)), asideOf(partOf(r))}
-}
-
 // whole is what is shown as one series, all of which must end at one time: with those of its checks that are set aside, which have slots
 // of their own.
 func (k seriesKey) whole() seriesKey {
@@ -136,6 +132,10 @@ const (
 
 // count leaves out what a slot had counted for the series that had it before.
 func (s *series) count(slot uint32) uint64 { return s.counts.who(slot) - s.seen[slot].base }
+
+func (s *series) keyOf(state *cgroupState, slot uint32, r *programs.WhoRecord) seriesKey {
+	return seriesKey{state.name, s.seen[slot].process(r), checkOf(uint32(r.Key.What)), asideOf(partOf(r))}
+}
 
 // record reads a slot's record. It stands until the next is read.
 func (s *series) record(slot uint32) (*programs.WhoRecord, error) {

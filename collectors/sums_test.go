@@ -119,15 +119,19 @@ func TestWordsComeBack(t *testing.T) {
 	for i := range others {
 		others[i] = slotOf(fmt.Sprint("/", i), 1)
 	}
-	exposed(t, w, append(others, pod)...)
+	exposed(t, w, slices.Concat(others, []bpf.WorkloadCount{pod})...)
+	stays := w.names.workloads.words["/0"]
 	for range 3 * keptScrapes {
 		exposed(t, w, others...)
 	}
 	another := slotOf(inPod("2"), 2)
 	for range 3 {
-		if got := exposed(t, w, append(others, pod, another)...); len(got) != len(others)+1 || got[len(others)] != thePod+" 3" {
+		if got := exposed(t, w, slices.Concat(others, []bpf.WorkloadCount{pod, another})...); len(got) != len(others)+1 || got[len(others)] != thePod+" 3" {
 			t.Errorf("exposed %q", got)
 		}
 		w.names.workloads.written = map[bpf.Cgroup]*word{} // as when there have been many
+	}
+	if w.names.workloads.words["/0"] != stays {
+		t.Error("a word that was in use all the time was made again")
 	}
 }

@@ -328,6 +328,10 @@ func TestRecentOfVeryMuch(t *testing.T) {
 		if got := r.view(now).Rows[0].Granted; got != 1 {
 			t.Errorf("%d, want 1", got)
 		}
+		now = now.Add(recentWindow)
+		if got := r.view(now).Rows; len(got) != 0 {
+			t.Errorf("%+v", got)
+		}
 	}
 }
 
