@@ -140,11 +140,11 @@ func asideCalls(name, dir string) (func(), error) {
 
 // TestAsideOfTheKey: what a slot leaves to its series when it changes hands is still set aside.
 func TestAsideOfTheKey(t *testing.T) {
-	r := programs.WhoRecord{}
+	s, r := newSeries(1, 0, 0), programs.WhoRecord{}
 	r.Key.What = 21
-	plain := keyOf(&cgroupState{}, &r)
+	plain := s.keyOf(&cgroupState{}, programs.WhoFixed, &r)
 	r.Key.What |= 39 << programs.WhatAfterShift
-	if key, want := keyOf(&cgroupState{}, &r), (Aside{Fallback: true, First: 38}); key == plain || key.aside != want {
+	if key, want := s.keyOf(&cgroupState{}, programs.WhoFixed, &r), (Aside{Fallback: true, First: 38}); key == plain || key.aside != want {
 		t.Errorf("the key is %+v, without the aside %+v", key, plain)
 	}
 }

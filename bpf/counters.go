@@ -106,10 +106,9 @@ func readAt[T any](m io.ReaderAt, offset int64, v *T) error {
 }
 
 // record reads one slot's record from a map's memory.
-func record[T any](m io.ReaderAt, slot uint32) (*T, error) {
-	v := new(T)
+func record[T any](m io.ReaderAt, slot uint32, v *T) error {
 	if err := readAt(m, int64(slot)*int64(unsafe.Sizeof(*v)), v); err != nil {
-		return nil, fmt.Errorf("read the record of slot %d: %w", slot, err)
+		return fmt.Errorf("read the record of slot %d: %w", slot, err)
 	}
-	return v, nil
+	return nil
 }

@@ -37,12 +37,11 @@ func decodeTold(raw []byte) (*programs.Announcement, *programs.CgroupRecord, err
 	return a, r, nil
 }
 
-// text reads up to the NUL.
-func text(raw []byte) string {
-	if i := bytes.IndexByte(raw, 0); i >= 0 {
-		raw = raw[:i]
-	}
-	return string(raw)
+func text(raw []byte) string { return string(untilNUL(raw)) }
+
+func untilNUL(raw []byte) []byte {
+	before, _, _ := bytes.Cut(raw, []byte{0})
+	return before
 }
 
 // pathOf puts together what name_cgroup in programs/who.h took apart: names from the leaf up, each with its NUL.

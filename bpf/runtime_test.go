@@ -268,8 +268,8 @@ func siteCounts(t *testing.T, tr *Tracer) map[uint64]uint64 {
 		if tr.counters.site(slot) == 0 {
 			continue
 		}
-		r, err := record[programs.SiteRecord](tr.siteRecords, slot)
-		if err != nil {
+		var r programs.SiteRecord
+		if err := record(tr.siteRecords, slot, &r); err != nil {
 			t.Fatal(err)
 		}
 		if auditedOf(r.What) == AuditedNo && checkOf(r.What) == (Check{Capability: unix.CAP_SYS_ADMIN}) {

@@ -23,10 +23,6 @@ type seriesKey struct {
 	aside   Aside
 }
 
-func keyOf(state *cgroupState, r *programs.WhoRecord) seriesKey {
-	return seriesKey{state.name, processOf(programs.KindOf(r), r.Name[:]), checkOf(uint32(r.Key.What)), asideOf(partOf(r))}
-}
-
 // whole is what is shown as one series, all of which must end at one time: with those of its checks that are set aside, which have slots
 // of their own.
 func (k seriesKey) whole() seriesKey {
@@ -72,19 +68,18 @@ type series struct {
 	clock                 bootClock
 	symbol                func(siteSlot uint32) (string, error)
 
-	idle    map[uint32]idleSlot
-	evicted uint64            // series that ended for having been idle
-	base    map[uint32]uint64 // what a slot had counted when its present series began
-	last    map[uint32]uint64 // by slot: when the series that left it had begun (boot time)
+	seen    []slotState // by slot
+	evicted uint64      // series that ended for having been idle
 	carried map[seriesKey]carriedSeries
 	ended   map[Check]uint64
 	retired []retiredSlot
+	read    programs.WhoRecord // the last one
 }
 
 func newSeries(limit int, retention, quarantine time.Duration) *series {
 	return &series{
 		limit: limit, retention: retention, quarantine: quarantine,
-		idle: map[uint32]idleSlot{}, base: map[uint32]uint64{}, last: map[uint32]uint64{}, carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
+		seen: make([]slotState, programs.WhoFixed+limit), carried: map[seriesKey]carriedSeries{}, ended: map[Check]uint64{},
 	}
 }
 
@@ -103,10 +98,29 @@ type retiredSlot struct {
 	since   time.Duration
 }
 
-// An idleSlot is what a slot had counted when that was last seen to have grown.
-type idleSlot struct {
-	count uint64
-	since time.Duration // boot time
+// A slotState is what is known of a slot from one look at it to the next.
+type slotState struct {
+	base  uint64        // what it had counted when its present series began
+	left  uint64        // when the series that left it had begun (boot time), and one; 0: none has
+	count uint64        // what it had counted when that was last seen to have grown,
+	grown time.Duration // at that boot time
+
+	// What its record says, as long as it says so: to make the same names at each look would take more than all else that there is to read.
+	name    string
+	sites   [len(programs.WhoRecord{}.Sites)]uint32
+	symbols []string // never written to: it is in snapshots
+}
+
+// process is by whom a slot's record was made.
+func (s *slotState) process(r *programs.WhoRecord) Process {
+	p := processOf(programs.KindOf(r), nil)
+	if p.Kind == ProcessFile {
+		if name := untilNUL(r.Name[:]); s.name != string(name) {
+			s.name = string(name)
+		}
+		p.Name = s.name
+	}
+	return p
 }
 
 const (
@@ -117,7 +131,16 @@ const (
 )
 
 // count leaves out what a slot had counted for the series that had it before.
-func (s *series) count(slot uint32) uint64 { return s.counts.who(slot) - s.base[slot] }
+func (s *series) count(slot uint32) uint64 { return s.counts.who(slot) - s.seen[slot].base }
+
+func (s *series) keyOf(state *cgroupState, slot uint32, r *programs.WhoRecord) seriesKey {
+	return seriesKey{state.name, s.seen[slot].process(r), checkOf(uint32(r.Key.What)), asideOf(partOf(r))}
+}
+
+// record reads a slot's record. It stands until the next is read.
+func (s *series) record(slot uint32) (*programs.WhoRecord, error) {
+	return &s.read, record(s.records, slot, &s.read)
+}
 
 // each calls f for each slot that has a series.
 func (s *series) each(f func(slot uint32, r *programs.WhoRecord) error) error {
@@ -125,11 +148,11 @@ func (s *series) each(f func(slot uint32, r *programs.WhoRecord) error) error {
 		if s.count(slot) == 0 {
 			continue
 		}
-		r, err := record[programs.WhoRecord](s.records, slot)
+		r, err := s.record(slot)
 		if err != nil {
 			return err
 		}
-		if last, ok := s.last[slot]; ok && last == r.Created {
+		if s.seen[slot].left == r.Created+1 {
 			continue // retired
 		}
 		if err := f(slot, r); err != nil {
@@ -140,35 +163,53 @@ func (s *series) each(f func(slot uint32, r *programs.WhoRecord) error) error {
 }
 
 // workload says whose a slot is, without its count.
-func (s *series) workload(r *programs.WhoRecord, now time.Duration) (WorkloadCount, error) {
+func (s *series) workload(slot uint32, r *programs.WhoRecord, now time.Duration) (WorkloadCount, error) {
 	state, err := s.cgroups.of(r.Key.Cgroup, now)
 	if err != nil {
 		return WorkloadCount{}, err
 	}
-	w := WorkloadCount{
-		Check: checkOf(uint32(r.Key.What)), Aside: asideOf(partOf(r)), Cgroup: state.cgroup, Process: processOf(programs.KindOf(r), r.Name[:]),
-		Owner: r.Owner, Created: s.clock.time(r.Created),
+	sites, err := s.callSites(slot, r)
+	return WorkloadCount{
+		Check: checkOf(uint32(r.Key.What)), Aside: asideOf(partOf(r)), Cgroup: state.cgroup, Process: s.seen[slot].process(r),
+		Owner: r.Owner, Created: s.clock.time(r.Created), CallSites: sites,
+	}, err
+}
+
+// callSites names the kernel functions that a slot's record has.
+func (s *series) callSites(slot uint32, r *programs.WhoRecord) ([]string, error) {
+	seen := &s.seen[slot]
+	if seen.sites == r.Sites {
+		return seen.symbols, nil
 	}
+	var symbols []string
 	for _, site := range r.Sites {
 		if site == 0 {
 			break
 		}
 		symbol, err := s.symbol(site - 1)
 		if err != nil {
-			return WorkloadCount{}, err
+			return nil, err
 		}
-		if !slices.Contains(w.CallSites, symbol) {
-			w.CallSites = append(w.CallSites, symbol)
+		if !slices.Contains(symbols, symbol) {
+			symbols = append(symbols, symbol)
 		}
 	}
-	return w, nil
+	seen.sites, seen.symbols = r.Sites, symbols
+	return symbols, nil
 }
 
-// all returns every series: those with a slot, how many of them there are, and those that are carried on without one. ended is what
-// is in none any more.
-func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended []CheckCount, err error) {
+// all adds every series to what there is already: those with a slot, how many of them there are, and those that are carried on without
+// one. ended is what is in none any more.
+func (s *series) all(already []WorkloadCount, now time.Duration) (all []WorkloadCount, inUse int, ended []CheckCount, err error) {
+	room := len(s.carried)
+	for slot := uint32(programs.WhoFixed); slot < uint32(programs.WhoFixed+s.limit); slot++ {
+		if s.count(slot) != 0 { // or it is retired, and carried on
+			room++
+		}
+	}
+	all = slices.Grow(already, room)
 	err = s.each(func(slot uint32, r *programs.WhoRecord) error {
-		w, err := s.workload(r, now)
+		w, err := s.workload(slot, r, now)
 		if err != nil {
 			return err
 		}
@@ -177,14 +218,15 @@ func (s *series) all(now time.Duration) (all []WorkloadCount, inUse int, ended [
 		inUse++
 		return nil
 	})
-	carried, ended := s.left()
-	return append(all, carried...), inUse, ended, err
+	all, ended = s.left(all)
+	return all, inUse, ended, err
 }
 
-// left returns what no slot of its own counts any more.
-func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
+// left adds what no slot of its own counts any more.
+func (s *series) left(already []WorkloadCount) (all []WorkloadCount, ended []CheckCount) {
+	all = already
 	add := func(key seriesKey, c carriedSeries) {
-		carried = append(carried, WorkloadCount{
+		all = append(all, WorkloadCount{
 			Check: key.check, Aside: key.aside, Cgroup: c.cgroup, Process: key.process,
 			Owner: c.owner, Count: c.count, Created: c.created, CallSites: c.sites,
 		})
@@ -206,7 +248,7 @@ func (s *series) left() (carried []WorkloadCount, ended []CheckCount) {
 	for check, n := range sums {
 		ended = append(ended, CheckCount{Check: check, Count: n})
 	}
-	return carried, ended
+	return all, ended
 }
 
 // end ends the series of workloads whose last cgroup has been gone for the retention, and takes the slots of all cgroups that have been.
@@ -281,16 +323,21 @@ func (s *series) end(now time.Duration) (took bool, err error) {
 //
 // A series ends as a whole, with all of its slots and what it has carried on, or else it would count backwards.
 func (s *series) evict(now time.Duration) (took map[uint64]bool, scarce bool, err error) {
-	inUse := len(s.retired)
+	inUse, anyIdle := len(s.retired), false
 	err = s.each(func(slot uint32, _ *programs.WhoRecord) error {
 		inUse++
-		if n := s.count(slot); s.idle[slot].count != n {
-			s.idle[slot] = idleSlot{n, now}
+		seen := &s.seen[slot]
+		if n := s.count(slot); seen.count != n {
+			seen.count, seen.grown = n, now
 		}
+		anyIdle = anyIdle || now-seen.grown >= idleRetention
 		return nil
 	})
 	if err != nil || inUse <= s.limit/2 {
 		return nil, false, err
+	}
+	if !anyIdle { // as most often, and to look for whole series takes a while
+		return nil, true, nil
 	}
 	idle, err := s.idleSeries(now)
 	if err != nil {
@@ -303,7 +350,7 @@ func (s *series) evict(now time.Duration) (took map[uint64]bool, scarce bool, er
 		}
 		s.evicted++
 		for _, slot := range slots {
-			r, err := record[programs.WhoRecord](s.records, slot)
+			r, err := s.record(slot)
 			if err != nil {
 				return took, true, err
 			}
@@ -328,12 +375,12 @@ func (s *series) idleSeries(now time.Duration) (idle [][]uint32, err error) {
 		if err != nil {
 			return err
 		}
-		key := keyOf(state, r).whole()
+		key := s.keyOf(state, slot, r).whole()
 		if slots[key] == nil {
 			pools[r.Pool&programs.PoolGranted] = append(pools[r.Pool&programs.PoolGranted], key)
 		}
 		slots[key] = append(slots[key], slot)
-		busy[key] = busy[key] || now-s.idle[slot].since < idleRetention
+		busy[key] = busy[key] || now-s.seen[slot].grown < idleRetention
 		return nil
 	})
 	for _, r := range s.retired {
@@ -359,11 +406,11 @@ func (s *series) forgetUnused(evicted map[uint64]bool) error {
 		return nil
 	}
 	for slot := uint32(programs.WhoFixed); slot < uint32(programs.WhoFixed+s.limit); slot++ {
-		r, err := record[programs.WhoRecord](s.records, slot)
+		r, err := s.record(slot)
 		if err != nil {
 			return err
 		}
-		if last, ok := s.last[slot]; r.Created != 0 && (!ok || last != r.Created) {
+		if r.Created != 0 && s.seen[slot].left != r.Created+1 {
 			delete(evicted, r.Key.Cgroup)
 		}
 	}
@@ -382,18 +429,18 @@ func (s *series) retire(slot uint32, r *programs.WhoRecord, carry func(seriesKey
 	if err != nil {
 		return seriesKey{}, err
 	}
-	w, err := s.workload(r, now)
+	w, err := s.workload(slot, r, now)
 	if err != nil {
 		return seriesKey{}, err
 	}
 	if err := s.slots.Take(r.Key); err != nil {
 		return seriesKey{}, fmt.Errorf("retire a slot: %w", err)
 	}
-	key := keyOf(state, r)
-	s.last[slot] = r.Created
+	key := s.keyOf(state, slot, r)
+	s.seen[slot].left = r.Created + 1
 	s.retired = append(s.retired, retiredSlot{
 		slot: slot, owner: r.Owner, pool: r.Pool, key: key, cgroup: shown(w.Cgroup), carry: carry(key), created: w.Created, sites: w.CallSites,
-		grown: s.idle[slot].since, since: now,
+		grown: s.seen[slot].grown, since: now,
 	})
 	return key, nil
 }
@@ -430,12 +477,12 @@ func (s *series) trimCarried() error {
 	for _, r := range s.retired {
 		counted[r.key.whole()] = counted[r.key.whole()] || r.carry
 	}
-	err := s.each(func(_ uint32, r *programs.WhoRecord) error {
+	err := s.each(func(slot uint32, r *programs.WhoRecord) error {
 		state, err := s.cgroups.of(r.Key.Cgroup, 0)
 		if err != nil {
 			return err
 		}
-		counted[keyOf(state, r).whole()] = true
+		counted[s.keyOf(state, slot, r).whole()] = true
 		return nil
 	})
 	if err != nil {
@@ -493,8 +540,7 @@ func (s *series) free(now time.Duration) error {
 // release ends a slot's quarantine.
 func (s *series) release(r retiredSlot) {
 	n := s.count(r.slot)
-	s.base[r.slot] += n
-	delete(s.idle, r.slot)
+	s.seen[r.slot] = slotState{base: s.seen[r.slot].base + n, left: s.seen[r.slot].left}
 	if !r.carry {
 		s.ended[r.key.check] += n
 		return

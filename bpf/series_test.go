@@ -111,7 +111,7 @@ type owner struct {
 
 func ownersOf(t *testing.T, s *series, now time.Duration) (owners []owner, ended uint64) {
 	t.Helper()
-	all, _, over, err := s.all(now)
+	all, _, over, err := s.all(nil, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,7 +210,7 @@ func TestSeriesGoesOn(t *testing.T) {
 			endAt(t, s, at+40*time.Second)
 		}
 		ownersOf(t, s, at)
-		all, _, _, err := s.all(at)
+		all, _, _, err := s.all(nil, at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -305,7 +305,7 @@ func TestCarriedNames(t *testing.T) {
 		k.counted[uint32(i)] = 10
 		s.release(retiredSlot{slot: uint32(i), key: seriesKey{name: s.cgroups.name(c)}, cgroup: shown(c), carry: true})
 	}
-	carried, ended := s.left()
+	carried, ended := s.left(nil)
 	got := map[Cgroup]uint64{}
 	for _, w := range carried {
 		got[w.Cgroup] += w.Count
@@ -315,7 +315,7 @@ func TestCarriedNames(t *testing.T) {
 		t.Errorf("carried %v, ended %v, want %v", got, ended, want)
 	}
 	s.endCarried(func(key seriesKey) bool { return key.name == s.cgroups.name(cgroups[2]) })
-	if carried, ended := s.left(); len(carried) != 2 || len(ended) != 1 || ended[0].Count != 10 {
+	if carried, ended := s.left(nil); len(carried) != 2 || len(ended) != 1 || ended[0].Count != 10 {
 		t.Errorf("carried %v, ended %v after one of them was gone", carried, ended)
 	}
 }
@@ -327,7 +327,7 @@ func TestSeriesBegan(t *testing.T) {
 	began := time.Unix(1001, 0)
 	check := func(now time.Duration, n int) {
 		t.Helper()
-		all, inUse, _, err := s.all(now)
+		all, inUse, _, err := s.all(nil, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -356,13 +356,13 @@ func TestSeriesBegan(t *testing.T) {
 	check(time.Minute, 2)
 	endAt(t, s, 2*time.Minute) // releases it
 	check(2*time.Minute, 2)
-	carried, _ := s.left()
+	carried, _ := s.left(nil)
 	if len(carried) != 1 || !carried[0].Created.Equal(began) {
 		t.Errorf("carried %+v, want one since %s", carried, began)
 	}
 	// Another that began later changes nothing.
 	s.release(retiredSlot{slot: 99, key: seriesKey{"/service", carried[0].Process, carried[0].Check, Aside{}}, carry: true, created: began.Add(time.Hour)})
-	if carried, _ = s.left(); len(carried) != 1 || !carried[0].Created.Equal(began) {
+	if carried, _ = s.left(nil); len(carried) != 1 || !carried[0].Created.Equal(began) {
 		t.Errorf("carried %+v, want one since %s", carried, began)
 	}
 }
@@ -487,7 +487,7 @@ func TestPodGoesOn(t *testing.T) {
 			t.Fatalf("no slot for restart %d", i)
 		}
 		endAt(t, s, at+30*time.Second)
-		all, _, ended, err := s.all(at)
+		all, _, ended, err := s.all(nil, at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -558,7 +558,7 @@ func TestSeriesNeverCountBackwards(t *testing.T) {
 			default:
 				endAt(t, s, now)
 			}
-			all, _, over, err := s.all(now)
+			all, _, over, err := s.all(nil, now)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -660,7 +660,7 @@ func TestChurn(t *testing.T) {
 						delete(k.cgroups, serial)
 					}
 				}
-				most = max(most, len(s.carried)+len(s.retired)+len(s.cgroups.known)+len(s.idle))
+				most = max(most, len(s.carried)+len(s.retired)+len(s.cgroups.known))
 			}
 		}
 		for end := now + 7*time.Minute; now < end; now += 10 * time.Second {
@@ -671,7 +671,7 @@ func TestChurn(t *testing.T) {
 			living = nil
 			endAt(t, s, now)
 		}
-		all, inUse, _, err := s.all(2 * time.Hour)
+		all, inUse, _, err := s.all(nil, 2*time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -788,5 +788,60 @@ func TestEvictedMeanwhile(t *testing.T) {
 	endAt(t, s, 2*time.Hour)
 	if s.evicted == 0 || k.cgroups[1] == nil {
 		t.Errorf("%d series evicted; records: %v, want that of the new series", s.evicted, k.cgroups)
+	}
+}
+
+// TestLooksMakeLittle: names are made once for each slot, and what is read of it is not kept, however often there is a look.
+func TestLooksMakeLittle(t *testing.T) {
+	const limit = 1000
+	k, s := newFakeOf(limit, pathName)
+	k.cgroup(1, "a")
+	for n := range limit {
+		k.ask(1, fmt.Sprint("program", n), 1, time.Second)
+	}
+	look := func() {
+		all, inUse, _, err := s.all(nil, time.Minute)
+		if err != nil || len(all) != limit || inUse != limit || len(all[0].CallSites) != 1 {
+			t.Fatalf("%d series, %d in use: %v", len(all), inUse, err)
+		}
+		if _, err := s.end(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look()
+	if got := testing.AllocsPerRun(10, look); got > 100 {
+		t.Errorf("%.0f pieces of memory for a look at %d slots", got, limit)
+	}
+}
+
+// TestCallSitesOfASlot: what is kept of a slot's record is what the record says now.
+func TestCallSitesOfASlot(t *testing.T) {
+	k, s := newFake()
+	k.cgroup(1, "a")
+	k.ask(1, "first", 1, time.Second)
+	s.symbol = func(slot uint32) (string, error) { return fmt.Sprint("function", slot), nil }
+	for _, test := range []struct {
+		name  string
+		sites [4]uint32
+		want  []string
+	}{
+		{"first", [4]uint32{1}, []string{"function0"}},
+		{"first", [4]uint32{1}, []string{"function0"}},
+		{"first", [4]uint32{1, 3}, []string{"function0", "function2"}},
+		{"second", [4]uint32{2}, []string{"function1"}},
+		{"third", [4]uint32{}, nil},
+	} {
+		var r programs.WhoRecord
+		if err := record(s.records, programs.WhoFixed, &r); err != nil {
+			t.Fatal(err)
+		}
+		clear(r.Name[:])
+		copy(r.Name[:], test.name)
+		r.Sites = test.sites
+		copy(k.records[programs.WhoFixed*binary.Size(r):], bytesOf(&r))
+		all, _, _, err := s.all(nil, time.Minute)
+		if err != nil || len(all) != 1 || all[0].Process.Name != test.name || !slices.Equal(all[0].CallSites, test.want) {
+			t.Errorf("%+v, %v, want %s by way of %q", all, err, test.name, test.want)
+		}
 	}
 }

@@ -342,8 +342,8 @@ func TestKeptSlots(t *testing.T) {
 	checkIdentities(t, tr)
 	first := uint32(programs.WhoFixed + limit - keptOf(limit))
 	for slot := first; slot < programs.WhoFixed+limit; slot++ {
-		r, err := record[programs.WhoRecord](tr.series.records, slot)
-		if err != nil {
+		var r programs.WhoRecord
+		if err := record(tr.series.records, slot, &r); err != nil {
 			t.Fatal(err)
 		}
 		if c := checkOf(uint32(r.Key.What)); tr.counters.who(slot) != 0 && (c.Denied || c.UserNS) {

@@ -25,6 +25,7 @@ func (t *Tracer) Snapshot() (*Snapshot, error) {
 }
 
 func (t *Tracer) addSites(s *Snapshot) error {
+	s.Sites = make([]SiteCount, 0, t.siteRecords.named)
 	for slot := range uint32(programs.SiteFixed + t.opts.SiteLimit) {
 		n := t.counters.site(slot)
 		if n == 0 {
@@ -34,30 +35,45 @@ func (t *Tracer) addSites(s *Snapshot) error {
 			s.Sites = append(s.Sites, SiteCount{Check: checkOf(slot), Audited: auditedOf(slot), Overflow: true, Count: n, Created: t.clock.wall})
 			continue
 		}
-		r, err := record[programs.SiteRecord](t.siteRecords, slot)
+		symbol, err := t.siteRecords.symbol(slot)
 		if err != nil {
 			return err
 		}
+		r := &t.siteRecords.read
 		s.Sites = append(s.Sites, SiteCount{
-			Check: checkOf(r.What), Audited: auditedOf(r.What), Symbol: text(r.Symbol[:]), Count: n, Created: t.clock.time(r.Created),
+			Check: checkOf(r.What), Audited: auditedOf(r.What), Symbol: symbol, Count: n, Created: t.clock.time(r.Created),
 		})
 	}
 	return nil
 }
 
-// siteRecords are the kernel side's records of site slots.
-type siteRecords struct{ io.ReaderAt }
+// siteRecords are the kernel side's records of site slots. Their names are made once.
+type siteRecords struct {
+	io.ReaderAt
+	names []string // by slot
+	named int      // how many have one
+	read  programs.SiteRecord
+}
 
-// symbol names a slot's kernel function.
-func (s siteRecords) symbol(slot uint32) (string, error) {
+func newSiteRecords(records io.ReaderAt, limit int) *siteRecords {
+	return &siteRecords{ReaderAt: records, names: make([]string, programs.SiteFixed+limit)}
+}
+
+// symbol names a slot's kernel function. What else its record says is then in read.
+func (s *siteRecords) symbol(slot uint32) (string, error) {
 	if slot < programs.SiteFixed {
 		return "", nil
 	}
-	r, err := record[programs.SiteRecord](s, slot)
-	if err != nil {
+	if err := record(s, slot, &s.read); err != nil {
 		return "", err
 	}
-	return text(r.Symbol[:]), nil
+	if symbol := untilNUL(s.read.Symbol[:]); s.names[slot] != string(symbol) {
+		if s.names[slot] == "" {
+			s.named++
+		}
+		s.names[slot] = string(symbol)
+	}
+	return s.names[slot], nil
 }
 
 func (t *Tracer) addWorkloads(s *Snapshot) error {
@@ -76,8 +92,8 @@ func (t *Tracer) addWorkloads(s *Snapshot) error {
 	if err != nil {
 		return err
 	}
-	workloads, inUse, ended, err := t.series.all(now)
-	s.Workloads, s.Series, s.Ended, s.Evicted = append(s.Workloads, workloads...), inUse, ended, t.series.evicted
+	s.Workloads, s.Series, s.Ended, err = t.series.all(s.Workloads, now)
+	s.Evicted = t.series.evicted
 	return err
 }
 

@@ -109,20 +109,20 @@ type Tracer struct {
 	refused  []Refusal
 	clock    bootClock // its wall is when counting began
 
-	siteRecords         siteRecords
 	ring, samples, gone *ringbuf.Reader
 	ringRecords         atomic.Uint64
 	stop, learned       chan struct{}
 	running             sync.WaitGroup
 	closing             func() error
 
-	mu       sync.Mutex // guards all below
-	settings programs.SettingValues
-	counters *counters
-	cgroups  *cgroups
-	series   *series
-	missed   uint64 // checks that no program counted
-	goneLost uint64 // how often the ring of cgroups that are gone has been full
+	mu          sync.Mutex // guards all below
+	settings    programs.SettingValues
+	counters    *counters
+	cgroups     *cgroups
+	series      *series
+	siteRecords *siteRecords
+	missed      uint64 // checks that no program counted
+	goneLost    uint64 // how often the ring of cgroups that are gone has been full
 }
 
 // Open tries the sources in order, and counts with the first that the kernel lets it have. It needs RequiredCapabilities.
@@ -225,7 +225,7 @@ func (t *Tracer) start() (err error) {
 		return r
 	}
 	pages, whoRecords := memory("pages"), memory("who_records")
-	t.siteRecords = siteRecords{memory("site_records")}
+	t.siteRecords = newSiteRecords(memory("site_records"), t.opts.SiteLimit)
 	t.ring, t.samples, t.gone = reader("ring"), reader("samples"), reader("gone")
 	if err != nil {
 		return err

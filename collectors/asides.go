@@ -2,6 +2,7 @@ package collectors
 
 import (
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"capability_exporter/bpf"
 )
@@ -10,18 +11,29 @@ import (
 // same place, and which denials the kernel did not mind. Both are parts of
 // capability_workload_checks_total.
 type asides struct {
-	fallbacks *sums[asideSlot, fallbackCheck]
-	probes    *sums[asideSlot, probeDenial]
+	fallbacks *sums[fallbackCheck]
+	probes    *sums[probeDenial]
 }
 
-func newAsides() asides {
+func newAsides(common pairs) asides {
 	return asides{
-		fallbacks: newSums("capability_workload_fallback_checks_total",
+		fallbacks: newSums(desc("capability_workload_fallback_checks_total",
 			"Checks of the capability in fallback that were only made because the narrower or earlier capability had been denied at the same place. Part of capability_workload_checks_total, as is that denial.",
-			[]string{"capability", "fallback", "result", "scope", "workload", "process"}, asideSlot.fallback, fallbackCheck.values),
-		probes: newSums("capability_workload_probe_denials_total",
+			"capability", "fallback", "result", "scope", "workload", "process"),
+			func(c fallbackCheck) []*dto.LabelPair {
+				return []*dto.LabelPair{
+					common.of("capability", Capability(c.first)), common.of("fallback", Capability(c.Capability)), &c.process.pair,
+					common.of("result", Result(c.Denied)), common.of("scope", Scope(c.UserNS)), &c.workload.pair,
+				}
+			}),
+		probes: newSums(desc("capability_workload_probe_denials_total",
 			"Denials after which the kernel went on all the same. Part of capability_workload_checks_total.",
-			[]string{"capability", "scope", "workload", "process"}, asideSlot.probe, probeDenial.values),
+			"capability", "scope", "workload", "process"),
+			func(c probeDenial) []*dto.LabelPair {
+				return []*dto.LabelPair{
+					common.of("capability", Capability(c.Capability)), &c.process.pair, common.of("scope", Scope(c.UserNS)), &c.workload.pair,
+				}
+			}),
 	}
 }
 
@@ -30,45 +42,36 @@ func (a asides) describe(ch chan<- *prometheus.Desc) {
 	ch <- a.probes.desc
 }
 
-// asideSlot is a slot of which there is more to say.
-type asideSlot struct {
-	whoSlot
-	bpf.Aside
-}
-
+// fallbackCheck is what capability_workload_fallback_checks_total is split by.
 type fallbackCheck struct {
 	first uint8
 	workloadCheck
 }
 
-func (s asideSlot) fallback() fallbackCheck { return fallbackCheck{s.First, s.labels()} }
-
-func (c fallbackCheck) values() []string {
-	return []string{Capability(c.first), Capability(c.Capability), Result(c.Denied), Scope(c.UserNS), c.workload, c.process}
-}
-
+// probeDenial is what capability_workload_probe_denials_total is split by.
 type probeDenial struct{ workloadCheck }
 
-func (s asideSlot) probe() probeDenial { return probeDenial{s.labels()} }
-
-func (c probeDenial) values() []string {
-	return []string{Capability(c.Capability), Scope(c.UserNS), c.workload, c.process}
-}
-
-func (a asides) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
-	of := func(is func(bpf.Aside) bool) func(yield func(asideSlot, sum) bool) {
-		return func(yield func(asideSlot, sum) bool) {
-			for i := range s.Workloads {
-				slot := &s.Workloads[i]
-				if is(slot.Aside) && !yield(
-					asideSlot{whoSlot{slot.Check, slot.Cgroup, slot.Process, slot.Overflow}, slot.Aside},
-					sum{count: slot.Count, created: slot.Created},
-				) {
-					return
-				}
-			}
+// of sums what is set aside of slots, whose are whose.
+func (a asides) of(slots []bpf.WorkloadCount, whose []who) (fallbacks, probes []sumMetric) {
+	number := 0
+	for i := range slots {
+		if slots[i].Aside != (bpf.Aside{}) {
+			number++
 		}
 	}
-	a.fallbacks.collect(len(s.Workloads), of(func(a bpf.Aside) bool { return a.Fallback }), ch)
-	a.probes.collect(len(s.Workloads), of(func(a bpf.Aside) bool { return a.Probe }), ch)
+	fallbacks = a.fallbacks.of(number, func(yield func(fallbackCheck, sum) bool) {
+		for i := range slots {
+			if slot := &slots[i]; slot.Fallback && !yield(fallbackCheck{slot.First, workloadCheck{slot.Check, whose[i]}}, sumOf(slot)) {
+				return
+			}
+		}
+	})
+	probes = a.probes.of(number, func(yield func(probeDenial, sum) bool) {
+		for i := range slots {
+			if slot := &slots[i]; slot.Probe && !yield(probeDenial{workloadCheck{slot.Check, whose[i]}}, sumOf(slot)) {
+				return
+			}
+		}
+	})
+	return fallbacks, probes
 }

@@ -32,20 +32,22 @@ type part interface {
 // Collector exposes all metrics that come from a Tracer. It takes exactly one
 // snapshot for each scrape, so that the numbers of a scrape agree with each other.
 type Collector struct {
-	tracer Tracer
-	source source
-	parts  []part
-	failed *prometheus.Desc
+	tracer    Tracer
+	source    source
+	parts     []part
+	workloads *workloads
+	failed    *prometheus.Desc
 }
 
 // New returns the collector of a tracer's metrics. pods may be nil.
 func New(tracer Tracer, pods Pods) *Collector {
 	checks := newChecks()
 	return &Collector{
-		tracer: tracer,
-		source: newSource(),
-		parts:  []part{checks, newWorkloads(), newAsides(), newInfo(pods), newCallSites(), newLosses()},
-		failed: checks.total,
+		tracer:    tracer,
+		source:    newSource(),
+		parts:     []part{checks, newCallSites(), newLosses()},
+		workloads: newWorkloads(pods),
+		failed:    checks.total,
 	}
 }
 
@@ -55,6 +57,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, p := range c.parts {
 		p.describe(ch)
 	}
+	c.workloads.describe(ch)
 }
 
 // Collect implements [prometheus.Collector]. If no snapshot can be had the
@@ -71,6 +74,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range c.parts {
 		p.collect(snapshot, ch)
 	}
+	c.workloads.collect(snapshot, ch) // the last that needs it, and not for long
 }
 
 // desc returns the description of a metric without constant labels.

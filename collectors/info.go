@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,43 +22,35 @@ type Pods interface {
 // info exposes what else is known of the workloads that have a series: one
 // metric for each, of the newest of its cgroups.
 //
-// Of each cgroup it keeps what its path says, and of each workload its metric,
-// for as long as they have series.
+// Of each workload it keeps its metric, for as long as it has series. It is not
+// safe for concurrent use.
 type info struct {
-	desc  *prometheus.Desc
-	names []string // of the labels, in order
-	pods  Pods     // nil: nobody knows them
+	desc   *prometheus.Desc
+	one    *dto.Gauge // the value of all
+	common pairs
+	pods   Pods // nil: nobody knows them
 
-	mu        sync.Mutex
 	scrape    uint64
-	cgroups   map[bpf.Cgroup]*cgroupInfo
-	workloads map[string]*workloadInfo
+	workloads map[*word]*workloadInfo
 	order     []*workloadInfo // by their labels
-	common    map[pair]*dto.LabelPair
-	listed    time.Time // when the names of pods were last looked up
-}
-
-// cgroupInfo is what a cgroup's path says.
-type cgroupInfo struct {
-	id     uint64
-	is     workload.Workload
-	cgroup string // as it is shown
-	of     *workloadInfo
-	scrape uint64 // the last one that it was in
+	listed    time.Time       // when the names of pods were last looked up
 }
 
 // workloadInfo is a workload with its newest cgroup.
 type workloadInfo struct {
-	label  string
-	newest *cgroupInfo
+	label  *word
+	newest bpf.Cgroup
 	scrape uint64 // the last one that it was in
+	pod    *podInfo
+	metric *infoMetric
+}
 
-	pod   workload.PodName
+// podInfo is what is known of a pod's name.
+type podInfo struct {
+	uid   string
+	name  workload.PodName
 	tries int
 	next  time.Time // when it is looked up again
-
-	metric *infoMetric
-	shown  *cgroupInfo // in the metric
 }
 
 const (
@@ -69,96 +60,88 @@ const (
 	podPause = 5 * time.Second
 	// podInterval is the least time between two looks at the folder.
 	podInterval = time.Second
-	// keptScrapes is for how many scrapes what had no series in them is kept:
-	// scrapes may overlap, and an older snapshot come last.
-	keptScrapes = 20
 )
 
-func newInfo(pods Pods) *info {
-	names := []string{"cgroup", "container_id", "kind", "namespace", "pod", "pod_uid", "unit", "workload"}
+func newInfo(pods Pods, common pairs) *info {
 	return &info{
 		desc: desc("capability_workload_info",
-			"What a workload is that has series, and the unit, the container and the cgroup that it has, the newest where there are several.", names...),
-		names:     names,
+			"What a workload is that has series, and the unit, the container and the cgroup that it has, the newest where there are several.", infoLabels()...),
+		one:       &dto.Gauge{Value: new(1.0)},
+		common:    common,
 		pods:      pods,
-		cgroups:   make(map[bpf.Cgroup]*cgroupInfo),
-		workloads: make(map[string]*workloadInfo),
-		common:    make(map[pair]*dto.LabelPair),
+		workloads: make(map[*word]*workloadInfo),
 	}
 }
 
-func (i *info) describe(ch chan<- *prometheus.Desc) {
-	ch <- i.desc
+// infoLabels are in the order in which client_golang wants them.
+func infoLabels() []string {
+	return []string{"cgroup", "container_id", "kind", "namespace", "pod", "pod_uid", "unit", "workload"}
 }
 
-func (i *info) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
-	for _, metric := range i.metrics(s) { // whoever waits for the channel waits without the lock
-		ch <- metric
-	}
-}
-
-func (i *info) metrics(s *bpf.Snapshot) []prometheus.Metric {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.scrape++
+// of returns the metrics of a scrape's slots, whose are whose.
+func (i *info) of(s *bpf.Snapshot, whose []who, scrape uint64) []*infoMetric {
+	i.scrape = scrape
 	for at := range s.Workloads {
 		if slot := &s.Workloads[at]; slot.Count > 0 && !slot.Overflow {
-			i.see(slot.Cgroup)
+			i.see(whose[at].workload, &slot.Cgroup)
 		}
 	}
-	i.forget()
+	if scrape%keptScrapes == 0 {
+		i.forget()
+	}
 	i.namePods(s.Time)
-	changed := false
-	metrics := make([]prometheus.Metric, 0, len(i.order))
+	changed, shown := false, 0
 	for _, w := range i.order {
-		if w.metric == nil || w.shown != w.newest {
-			w.metric, w.shown = i.metric(w), w.newest
+		if w.scrape == scrape {
+			shown++
+		}
+		if w.metric == nil || !w.metric.isOf(&w.newest) {
+			w.metric = i.metric(w)
 			changed = true
 		}
 	}
 	if changed {
 		slices.SortStableFunc(i.order, byInfo)
 	}
+	metrics := make([]*infoMetric, 0, shown)
 	for _, w := range i.order {
-		if w.scrape == i.scrape {
+		if w.scrape == scrape {
 			metrics = append(metrics, w.metric)
 		}
 	}
 	return metrics
 }
 
-// see takes in that a cgroup has a series.
-func (i *info) see(c bpf.Cgroup) {
-	seen := i.cgroups[c]
-	if seen == nil {
-		seen = describeCgroup(c)
-		label := Workload(c)
-		if i.workloads[label] == nil {
-			w := &workloadInfo{label: label}
-			i.workloads[label] = w
-			i.order = append(i.order, w)
+// see takes in that a workload's cgroup has a series.
+func (i *info) see(label *word, c *bpf.Cgroup) {
+	w := i.workloads[label]
+	if w == nil {
+		w = &workloadInfo{label: label}
+		if i.pods != nil {
+			if uid := describe(c).PodUID; uid != "" {
+				w.pod = &podInfo{uid: uid}
+			}
 		}
-		seen.of = i.workloads[label]
-		i.cgroups[c] = seen
+		i.workloads[label] = w
+		i.order = append(i.order, w)
 	}
-	seen.scrape = i.scrape
-	if w := seen.of; w.scrape != i.scrape || newer(seen, w.newest) {
-		w.scrape, w.newest = i.scrape, seen
+	if w.scrape != i.scrape || newer(c, &w.newest) {
+		w.scrape, w.newest = i.scrape, *c
 	}
 }
 
 // newer tells which of two cgroups was made later: a hierarchy numbers its own
 // one after the other. What is carried on without a cgroup has no number.
-func newer(a, b *cgroupInfo) bool {
-	return cmp.Or(cmp.Compare(a.id, b.id), strings.Compare(a.cgroup, b.cgroup)) > 0
+func newer(a, b *bpf.Cgroup) bool {
+	return cmp.Or(cmp.Compare(a.ID, b.ID), strings.Compare(a.Path, b.Path)) > 0
 }
 
-// describeCgroup reads a cgroup's path.
-func describeCgroup(c bpf.Cgroup) *cgroupInfo {
+// describe reads a cgroup's path.
+func describe(c *bpf.Cgroup) workload.Workload {
 	if c.Path == "" || c.Truncated {
-		return &cgroupInfo{id: c.ID, is: workload.Workload{Kind: kindUnknown}, cgroup: Escape(c.Path)}
+		return workload.Workload{Kind: kindUnknown}
 	}
-	return &cgroupInfo{id: c.ID, is: workload.Parse(c.Path), cgroup: escapePath(c.Path)}
+	return workload.Parse(c.Path)
 }
 
 // kindUnknown is that of a cgroup whose path, or its beginning, is not known.
@@ -166,14 +149,6 @@ const kindUnknown workload.Kind = "unknown"
 
 // forget lets go of what has had no series for long.
 func (i *info) forget() {
-	if len(i.cgroups) == 0 {
-		return
-	}
-	for c, seen := range i.cgroups {
-		if i.scrape-seen.scrape > keptScrapes {
-			delete(i.cgroups, c)
-		}
-	}
 	i.order = slices.DeleteFunc(i.order, func(w *workloadInfo) bool {
 		gone := i.scrape-w.scrape > keptScrapes
 		if gone {
@@ -191,9 +166,9 @@ func (i *info) namePods(now time.Time) {
 	var nameless []*workloadInfo
 	uids := make(map[string]bool)
 	for _, w := range i.order {
-		if uid := w.newest.is.PodUID; uid != "" && w.scrape == i.scrape && w.pod == (workload.PodName{}) && w.tries < podTries && !now.Before(w.next) {
+		if pod := w.pod; pod != nil && w.scrape == i.scrape && pod.name == (workload.PodName{}) && pod.tries < podTries && !now.Before(pod.next) {
 			nameless = append(nameless, w)
-			uids[uid] = true
+			uids[pod.uid] = true
 		}
 	}
 	if len(nameless) == 0 {
@@ -202,65 +177,79 @@ func (i *info) namePods(now time.Time) {
 	i.listed = now
 	names := i.pods.Names(uids)
 	for _, w := range nameless {
-		w.pod = names[w.newest.is.PodUID]
-		w.next = now.Add(podPause << w.tries)
-		w.tries++
-		if w.pod != (workload.PodName{}) {
+		pod := w.pod
+		pod.name = names[pod.uid]
+		pod.next = now.Add(podPause << pod.tries)
+		pod.tries++
+		if pod.name != (workload.PodName{}) {
 			w.metric = nil
 		}
 	}
 }
 
 func (i *info) metric(w *workloadInfo) *infoMetric {
-	is := w.newest.is
-	values := []string{w.newest.cgroup, is.ContainerID, string(is.Kind), w.pod.Namespace, w.pod.Pod, is.PodUID, is.Unit, w.label}
-	m := &infoMetric{desc: i.desc, labels: make([]*dto.LabelPair, len(i.names)), one: 1}
-	m.gauge.Value = &m.one
-	for at := range i.names {
-		m.labels[at] = i.label(&i.names[at], &values[at])
+	is, cgroup := describe(&w.newest), w.newest.Path
+	if w.newest.Truncated {
+		cgroup = Escape(cgroup)
+	} else {
+		cgroup = escapePath(cgroup)
 	}
+	var pod workload.PodName
+	if w.pod != nil {
+		pod = w.pod.name
+	}
+	m := &infoMetric{of: i, path: w.newest.Path, truncated: w.newest.Truncated}
+	values := [...]string{cgroup, is.ContainerID, string(is.Kind), pod.Namespace, pod.Pod, is.PodUID, is.Unit}
+	for at, name := range infoLabels()[:len(values)] {
+		m.labels[at] = i.label(name, values[at])
+	}
+	m.labels[len(values)] = &w.label.pair
 	return m
 }
 
 // label is shared by all that have none there, and by those of a kind.
-func (i *info) label(name, value *string) *dto.LabelPair {
-	if *value != "" && *name != "kind" {
-		return &dto.LabelPair{Name: name, Value: value}
+func (i *info) label(name, value string) *dto.LabelPair {
+	common := i.common.of(name, "")
+	switch {
+	case value == "":
+		return common
+	case name == "kind":
+		return i.common.of(name, value)
 	}
-	key := pair{*name, *value}
-	if i.common[key] == nil {
-		i.common[key] = &dto.LabelPair{Name: name, Value: &key.value}
-	}
-	return i.common[key]
+	own := &struct {
+		dto.LabelPair
+		value string
+	}{value: value}
+	own.Name, own.Value = common.Name, &own.value
+	return &own.LabelPair
 }
 
 // infoMetric is always 1.
 type infoMetric struct {
-	desc   *prometheus.Desc
-	labels []*dto.LabelPair // by name, as client_golang wants them
-	one    float64
-	gauge  dto.Gauge
+	of        *info
+	path      string // of the cgroup
+	truncated bool
+	labels    [8]*dto.LabelPair // by name, as client_golang wants them
 }
 
+// isOf tells whether it says what is to be said of a cgroup.
+func (m *infoMetric) isOf(c *bpf.Cgroup) bool { return m.path == c.Path && m.truncated == c.Truncated }
+
 // Desc implements [prometheus.Metric].
-func (m *infoMetric) Desc() *prometheus.Desc { return m.desc }
+func (m *infoMetric) Desc() *prometheus.Desc { return m.of.desc }
 
 // Write implements [prometheus.Metric].
 func (m *infoMetric) Write(out *dto.Metric) error {
-	out.Label, out.Gauge = m.labels, &m.gauge
+	out.Label, out.Gauge = m.labels[:], m.of.one
 	return nil
 }
 
-// byInfo is the order of the labels' names.
+// byInfo is the order of the labels.
 func byInfo(a, b *workloadInfo) int {
-	return cmp.Or(
-		strings.Compare(a.newest.cgroup, b.newest.cgroup),
-		strings.Compare(a.newest.is.ContainerID, b.newest.is.ContainerID),
-		strings.Compare(string(a.newest.is.Kind), string(b.newest.is.Kind)),
-		strings.Compare(a.pod.Namespace, b.pod.Namespace),
-		strings.Compare(a.pod.Pod, b.pod.Pod),
-		strings.Compare(a.newest.is.PodUID, b.newest.is.PodUID),
-		strings.Compare(a.newest.is.Unit, b.newest.is.Unit),
-		strings.Compare(a.label, b.label),
-	)
+	for i, label := range a.metric.labels {
+		if c := strings.Compare(label.GetValue(), b.metric.labels[i].GetValue()); c != 0 {
+			return c
+		}
+	}
+	return 0
 }

@@ -34,13 +34,16 @@ func (f *fakePods) Names(uids map[string]bool) map[string]workload.PodName {
 }
 
 // told is what is exposed of workloads, "workload: container namespace/pod" each, in the order in which it comes.
-func told(t *testing.T, i *info, at time.Time, slots ...bpf.WorkloadCount) []string {
+func told(t *testing.T, w *workloads, at time.Time, slots ...bpf.WorkloadCount) []string {
 	t.Helper()
-	ch := make(chan prometheus.Metric, len(slots)+10)
-	i.collect(&bpf.Snapshot{Time: at, Attached: attached, Workloads: slots}, ch)
+	ch := make(chan prometheus.Metric, 2*len(slots)+10)
+	w.collect(&bpf.Snapshot{Time: at, Attached: attached, Workloads: slots}, ch)
 	close(ch)
 	var all []string
 	for m := range ch {
+		if _, ok := m.(*infoMetric); !ok {
+			continue
+		}
 		var metric dto.Metric
 		if err := m.Write(&metric); err != nil {
 			t.Fatal(err)
@@ -67,7 +70,7 @@ const thePod = "pod/12fdc709-933e-41d0-917f-cd84de9afa94"
 // Each workload that has a series stands there once, with the newest of its
 // cgroups; one that has none any more does not.
 func TestInfoIsOfTheNewestCgroup(t *testing.T) {
-	i := newInfo(nil)
+	w := newWorkloads(nil)
 	idle := inCgroup(9, "/system.slice/idle.service")
 	idle.Count = 0
 	for _, test := range []struct {
@@ -84,7 +87,7 @@ func TestInfoIsOfTheNewestCgroup(t *testing.T) {
 		{"others, by their cgroups' paths", []bpf.WorkloadCount{inCgroup(8, "/z"), inCgroup(7, "/system.slice/a.service"), inCgroup(6, "/a"), {Check: check(cap.CHOWN, false, false), Overflow: true, Count: 3}}, []string{"/a:  /", "a.service:  /", "/z:  /"}},
 		{"again", []bpf.WorkloadCount{inCgroup(3, inPod("3")), inCgroup(8, "/z")}, []string{thePod + ": 333 /", "/z:  /"}},
 	} {
-		if got := told(t, i, attached, test.slots...); !slices.Equal(got, test.want) {
+		if got := told(t, w, attached, test.slots...); !slices.Equal(got, test.want) {
 			t.Errorf("%s: told %q, want %q", test.what, got, test.want)
 		}
 	}
@@ -95,7 +98,7 @@ func TestInfoIsOfTheNewestCgroup(t *testing.T) {
 func TestInfoNamesPods(t *testing.T) {
 	const first, second = "12fdc709-933e-41d0-917f-cd84de9afa94", "712b37831be464ccc2fb1553ef89aa91"
 	pods := &fakePods{known: map[string]workload.PodName{first: {Namespace: "default", Pod: "web-0"}}}
-	i := newInfo(pods)
+	w := newWorkloads(pods)
 	one, static := inCgroup(1, inPod("1")), inCgroup(2, "/kubepods/burstable/pod"+second+"/"+digits("2"))
 	rootless := inCgroup(3, "/user.slice/user-1.slice/user@1.service"+inPod("3"))
 	named, nameless := thePod+": 111 default/web-0", "pod/"+second+": 222 /"
@@ -103,7 +106,7 @@ func TestInfoNamesPods(t *testing.T) {
 
 	wantAsked := []string{first + " " + second}
 	for n := range 2 { // what was found is not looked for again
-		if got := told(t, i, after(float64(n)), one, static, rootless); !slices.Equal(got, []string{named, nameless, elsewhere}) {
+		if got := told(t, w, after(float64(n)), one, static, rootless); !slices.Equal(got, []string{named, nameless, elsewhere}) {
 			t.Fatalf("told %q", got)
 		}
 		if !slices.Equal(pods.asked, wantAsked) {
@@ -111,7 +114,7 @@ func TestInfoNamesPods(t *testing.T) {
 		}
 	}
 	for second := range 400 {
-		told(t, i, after(float64(second)+2), one, static, rootless)
+		told(t, w, after(float64(second)+2), one, static, rootless)
 	}
 	if want := slices.Concat(wantAsked, slices.Repeat([]string{second}, 4)); !slices.Equal(pods.asked, want) {
 		t.Errorf("asked for %q", pods.asked)
@@ -119,16 +122,16 @@ func TestInfoNamesPods(t *testing.T) {
 	// A new one, whose folder comes a little later.
 	late := inCgroup(4, "/kubepods/pod00000000-0000-0000-0000-000000000001/"+digits("4"))
 	pods.asked = nil
-	told(t, i, after(500), one, static, late)
+	told(t, w, after(500), one, static, late)
 	pods.known["00000000-0000-0000-0000-000000000001"] = workload.PodName{Namespace: "ns", Pod: "late"}
-	told(t, i, after(504), one, static, late)
-	if got := told(t, i, after(505), one, late); len(got) != 2 || got[1] != "pod/00000000-0000-0000-0000-000000000001: 444 ns/late" || len(pods.asked) != 2 {
+	told(t, w, after(504), one, static, late)
+	if got := told(t, w, after(505), one, late); len(got) != 2 || got[1] != "pod/00000000-0000-0000-0000-000000000001: 444 ns/late" || len(pods.asked) != 2 {
 		t.Errorf("told %q after %d looks", got, len(pods.asked))
 	}
 	// A container that is started again does not lose the pod's name, nor does a pod that is not seen for a moment.
-	told(t, i, after(506), static)
+	told(t, w, after(506), static)
 	delete(pods.known, first)
-	if got := told(t, i, after(507), inCgroup(5, inPod("5"))); !slices.Equal(got, []string{thePod + ": 555 default/web-0"}) || len(pods.asked) != 2 {
+	if got := told(t, w, after(507), inCgroup(5, inPod("5"))); !slices.Equal(got, []string{thePod + ": 555 default/web-0"}) || len(pods.asked) != 2 {
 		t.Errorf("told %q after %d looks", got, len(pods.asked))
 	}
 }
@@ -137,25 +140,26 @@ func TestInfoNamesPods(t *testing.T) {
 // once in a second.
 func TestInfoLooksOnceInASecond(t *testing.T) {
 	pods := &fakePods{}
-	i := newInfo(pods)
+	w := newWorkloads(pods)
 	var slots []bpf.WorkloadCount
 	for n := range 100 {
 		slots = append(slots, inCgroup(uint64(n), fmt.Sprintf("/kubepods/pod%032x", n)))
-		told(t, i, after(float64(n)/100), slots...)
+		told(t, w, after(float64(n)/100), slots...)
 	}
-	told(t, i, after(1), slots...)
+	told(t, w, after(1), slots...)
 	if len(pods.asked) != 2 || strings.Count(pods.asked[1], " ") != 98 {
 		t.Errorf("%d looks: %q", len(pods.asked), pods.asked)
 	}
 }
 
 func TestInfoOfTheDeadIsForgotten(t *testing.T) {
-	i := newInfo(&fakePods{})
+	w := newWorkloads(&fakePods{})
 	for n := range 1000 {
-		told(t, i, after(float64(n)), inCgroup(uint64(n), fmt.Sprintf("/kubepods/pod%032x/%064x", n, n)), inCgroup(1, "/stays"))
+		told(t, w, after(float64(n)), inCgroup(uint64(n), fmt.Sprintf("/kubepods/pod%032x/%064x", n, n)), inCgroup(1, "/stays"))
 	}
-	if most := 2 * (keptScrapes + 2); len(i.cgroups) > most || len(i.workloads) > most || len(i.order) > most || len(i.common) > 20 {
-		t.Errorf("%d cgroups, %d workloads, %d in order and %d labels are kept", len(i.cgroups), len(i.workloads), len(i.order), len(i.common))
+	i := w.info
+	if most := 2 * (2*keptScrapes + 2); len(i.workloads) > most || len(i.order) > most || len(i.common) > 20 {
+		t.Errorf("%d workloads, %d in order and %d labels are kept", len(i.workloads), len(i.order), len(i.common))
 	}
 }
 

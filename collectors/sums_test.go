@@ -16,15 +16,15 @@ func slotOf(path string, count uint64) bpf.WorkloadCount {
 }
 
 // exposed is what the workloads are exposed as, in the order in which they come.
-func exposed(t *testing.T, w workloads, slots ...bpf.WorkloadCount) []string {
+func exposed(t *testing.T, w *workloads, slots ...bpf.WorkloadCount) []string {
 	t.Helper()
-	ch := make(chan prometheus.Metric, len(slots)+10)
+	ch := make(chan prometheus.Metric, 2*len(slots)+10)
 	w.collect(&bpf.Snapshot{Attached: attached, Workloads: slots}, ch)
 	close(ch)
 	var all []string
 	for m := range ch {
 		if own, ok := m.(*sumMetric); ok {
-			all = append(all, fmt.Sprint(own.labels[4].GetValue(), " ", own.value))
+			all = append(all, fmt.Sprint(own.of.labels[4].GetValue(), " ", own.value))
 		}
 	}
 	return all
@@ -33,7 +33,7 @@ func exposed(t *testing.T, w workloads, slots ...bpf.WorkloadCount) []string {
 // What comes and goes between scrapes, in any order, is exposed as if each
 // scrape were the first, in order.
 func TestScrapesOneAfterTheOther(t *testing.T) {
-	w := newWorkloads()
+	w := newWorkloads(nil)
 	for _, test := range []struct {
 		slots []bpf.WorkloadCount
 		want  []string
@@ -54,7 +54,7 @@ func TestScrapesOneAfterTheOther(t *testing.T) {
 // grows, and has begun with the first of them: also when the slot of one is no
 // more, and what it had counted is carried on.
 func TestContainersOfAPodAreOneSeries(t *testing.T) {
-	w := newWorkloads()
+	w := newWorkloads(nil)
 	in := func(id uint64, container string, count uint64, began float64) bpf.WorkloadCount {
 		slot := slotOf(inPod(container), count)
 		slot.Cgroup.ID, slot.Created = id, after(began)
@@ -80,8 +80,8 @@ func TestContainersOfAPodAreOneSeries(t *testing.T) {
 				continue
 			}
 			got++
-			if value := fmt.Sprint(own.value); own.labels[4].GetValue() != thePod || value != test.want || !own.created.AsTime().Equal(after(1)) {
-				t.Errorf("%s has counted %s since %s, want %s", own.labels[4].GetValue(), value, own.created.AsTime(), test.want)
+			if value := fmt.Sprint(own.value); own.of.labels[4].GetValue() != thePod || value != test.want || !own.counter.GetCreatedTimestamp().AsTime().Equal(after(1)) {
+				t.Errorf("%s has counted %s since %s, want %s", own.of.labels[4].GetValue(), value, own.counter.GetCreatedTimestamp().AsTime(), test.want)
 			}
 		}
 		if got != 1 {
@@ -91,16 +91,47 @@ func TestContainersOfAPodAreOneSeries(t *testing.T) {
 }
 
 func TestNamesOfTheDeadAreForgotten(t *testing.T) {
-	w := newWorkloads()
+	w := newWorkloads(nil)
 	for n := range 1000 {
 		slots := make([]bpf.WorkloadCount, 10)
 		for i := range slots {
 			slots[i] = slotOf(fmt.Sprint("/", n, "/", i), 1)
 		}
+		slots[0] = slotOf(inPod(fmt.Sprintf("%x", n%16)), 1) // a workload that stays
+		slots[0].Cgroup.ID = uint64(n)
 		exposed(t, w, slots...)
 	}
-	s := w.checks
-	if len(s.slots) > 30 || len(s.sets) > 30 || len(s.order) > 30 || len(s.pairs) > 40 {
-		t.Errorf("%d slots, %d sets, %d in order and %d labels are kept of ten that live", len(s.slots), len(s.sets), len(s.order), len(s.pairs))
+	names := w.names.workloads
+	for what, kept := range map[string]int{
+		"sets of labels": len(w.checks.sets), "sets in order": len(w.checks.order), "words": len(names.words), "names": len(names.written), "pairs": len(w.info.common),
+	} {
+		if most := 10 * (2*keptScrapes + 2); kept > most {
+			t.Errorf("%d %s are kept of ten series that live", kept, what)
+		}
+	}
+}
+
+// A pod that was away for long, and has another container beside the one that it
+// had, is exposed once.
+func TestWordsComeBack(t *testing.T) {
+	w := newWorkloads(nil)
+	pod, others := slotOf(inPod("1"), 1), make([]bpf.WorkloadCount, 10)
+	for i := range others {
+		others[i] = slotOf(fmt.Sprint("/", i), 1)
+	}
+	exposed(t, w, slices.Concat(others, []bpf.WorkloadCount{pod})...)
+	stays := w.names.workloads.words["/0"]
+	for range 3 * keptScrapes {
+		exposed(t, w, others...)
+	}
+	another := slotOf(inPod("2"), 2)
+	for range 3 {
+		if got := exposed(t, w, slices.Concat(others, []bpf.WorkloadCount{pod, another})...); len(got) != len(others)+1 || got[len(others)] != thePod+" 3" {
+			t.Errorf("exposed %q", got)
+		}
+		w.names.workloads.written = map[bpf.Cgroup]*word{} // as when there have been many
+	}
+	if w.names.workloads.words["/0"] != stays {
+		t.Error("a word that was in use all the time was made again")
 	}
 }

@@ -1,25 +1,33 @@
 package collectors
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 
 	"capability_exporter/bpf"
 )
 
-// workloads exposes who asked, and how much of the room for that is in use.
+// workloads exposes who asked, what is known of them, and how much of the room
+// for that is in use.
 type workloads struct {
-	checks      *sums[whoSlot, workloadCheck]
 	overflow    *prometheus.Desc
 	series      *prometheus.Desc
 	seriesLimit *prometheus.Desc
 	evicted     *prometheus.Desc
+
+	mu     sync.Mutex // guards all below
+	scrape uint64
+	names  whoNames
+	checks *sums[workloadCheck]
+	asides asides
+	info   *info
 }
 
-func newWorkloads() workloads {
-	return workloads{
-		checks: newSums("capability_workload_checks_total",
-			"Audited capability checks by who asked. Those that found no series of their own stand under process=\"_other\", and where there was none for that either under workload=\"_other\".",
-			[]string{"capability", "result", "scope", "workload", "process"}, whoSlot.labels, workloadCheck.values),
+func newWorkloads(pods Pods) *workloads {
+	common := pairs{}
+	return &workloads{
 		overflow: desc("capability_exporter_overflow_checks_total",
 			"Audited checks that stand under process=\"_other\" because the workload had used up its share of the series, or there were none left."),
 		series: desc("capability_exporter_workload_series",
@@ -28,57 +36,89 @@ func newWorkloads() workloads {
 			"Workload series there is room for, as set by --series.limit."),
 		evicted: desc("capability_exporter_evicted_series_total",
 			"Workload series that ended because they had counted nothing for an hour and more than half of the room was in use, or because more than there is room for had no cgroup left that counts in them."),
+
+		names: newWhoNames(),
+		checks: newSums(desc("capability_workload_checks_total",
+			"Audited capability checks by who asked. Those that found no series of their own stand under process=\"_other\", and where there was none for that either under workload=\"_other\".",
+			"capability", "result", "scope", "workload", "process"),
+			func(c workloadCheck) []*dto.LabelPair {
+				return []*dto.LabelPair{
+					common.of("capability", Capability(c.Capability)), &c.process.pair, common.of("result", Result(c.Denied)),
+					common.of("scope", Scope(c.UserNS)), &c.workload.pair,
+				}
+			}),
+		asides: newAsides(common),
+		info:   newInfo(pods, common),
 	}
 }
 
-func (w workloads) describe(ch chan<- *prometheus.Desc) {
+func (w *workloads) describe(ch chan<- *prometheus.Desc) {
 	ch <- w.checks.desc
+	w.asides.describe(ch)
+	ch <- w.info.desc
 	ch <- w.overflow
 	ch <- w.series
 	ch <- w.seriesLimit
 	ch <- w.evicted
 }
 
-// whoSlot is what a slot counts.
-type whoSlot struct {
-	bpf.Check
-	cgroup   bpf.Cgroup
-	process  bpf.Process
-	overflow bool
-}
-
 // workloadCheck is what capability_workload_checks_total is split by.
 type workloadCheck struct {
 	bpf.Check
-	workload, process string
+	who
 }
 
-func (s whoSlot) labels() workloadCheck {
-	if s.overflow {
-		return workloadCheck{s.Check, Other, Other}
-	}
-	return workloadCheck{s.Check, Workload(s.cgroup), Process(s.process)}
+func sumOf(slot *bpf.WorkloadCount) sum { return sum{count: slot.Count, created: slot.Created} }
+
+// workloadMetrics are those of one scrape.
+type workloadMetrics struct {
+	checks, fallbacks, probes []sumMetric
+	info                      []*infoMetric
 }
 
-func (c workloadCheck) values() []string {
-	return []string{Capability(c.Capability), Result(c.Denied), Scope(c.UserNS), c.workload, c.process}
-}
-
-func (w workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
+// collect needs the snapshot no longer than until all is summed, which is when
+// its metrics begin to be encoded: both together are most of what a scrape takes.
+func (w *workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
 	var overflow uint64
-	w.checks.collect(len(s.Workloads), func(yield func(whoSlot, sum) bool) {
-		for i := range s.Workloads {
-			slot := &s.Workloads[i]
-			if slot.Overflow || slot.Process.Kind == bpf.ProcessOther {
-				overflow += slot.Count
-			}
-			if !yield(whoSlot{slot.Check, slot.Cgroup, slot.Process, slot.Overflow}, sum{count: slot.Count, created: slot.Created}) {
-				return
-			}
+	for i := range s.Workloads {
+		if slot := &s.Workloads[i]; slot.Overflow || slot.Process.Kind == bpf.ProcessOther {
+			overflow += slot.Count
 		}
-	}, ch)
+	}
 	ch <- counter(w.overflow, overflow, s.Attached)
 	ch <- gauge(w.series, float64(s.Series))
 	ch <- gauge(w.seriesLimit, float64(s.SeriesLimit))
 	ch <- counter(w.evicted, s.Evicted, s.Attached)
+
+	metrics := w.metrics(s) // whoever waits for the channel waits without the lock
+	send(metrics.checks, ch)
+	send(metrics.fallbacks, ch)
+	send(metrics.probes, ch)
+	for _, metric := range metrics.info {
+		ch <- metric
+	}
+}
+
+func (w *workloads) metrics(s *bpf.Snapshot) (m workloadMetrics) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.scrape++
+	slots := s.Workloads
+	whose := make([]who, len(slots))
+	for i := range slots {
+		if slots[i].Count > 0 {
+			whose[i] = w.names.of(&slots[i], w.scrape)
+		}
+	}
+	m.checks = w.checks.of(len(slots), func(yield func(workloadCheck, sum) bool) {
+		for i := range slots {
+			if !yield(workloadCheck{slots[i].Check, whose[i]}, sumOf(&slots[i])) {
+				return
+			}
+		}
+	})
+	m.fallbacks, m.probes = w.asides.of(slots, whose)
+	m.info = w.info.of(s, whose, w.scrape)
+	w.names.forget(len(slots), w.scrape)
+	return m
 }

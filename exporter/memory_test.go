@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"capability_exporter/bpf"
+	"capability_exporter/exporter/internal/limits"
 )
 
 var memory = flag.Bool("memory", false, "measure the memory of many scrapers and viewers")
@@ -135,6 +136,9 @@ func TestMemory(t *testing.T) {
 			t.Logf("%5d series: %d MiB at most, %d scrapes and %d pages, %d refused", test.slots, got>>10, scrapes, pages, refused)
 			if got>>10 > test.most {
 				t.Errorf("want %d", test.most)
+			}
+			if said := int(limits.Serving(test.slots) >> 10); got > said || got < said*8/10 {
+				t.Errorf("about %d MiB at most are said to be needed (internal/limits)", said>>10)
 			}
 		})
 	}

@@ -22,9 +22,13 @@ const (
 	// mostly for reading the kernel's types, and with all series in use, scraped
 	// and looked at by many (make bench-scrape).
 	toStart   = 28 << 20
-	toServe   = 36 << 20
+	toServe   = 40 << 20
 	forSeries = 5 << 10 // each
 )
+
+// Serving is about what it takes at most, besides what the kernel counts in, with
+// so many series that all are in use.
+func Serving(series int) uint64 { return toServe + forSeries*uint64(series) }
 
 // Memory is what the process may take by its cgroup's limit.
 type Memory struct {
@@ -74,7 +78,7 @@ func (m Memory) Fits(kernel bpf.Memory, series int) error {
 	if least := toStart + kernel.Maps; m.limit < least {
 		return m.tooLittle(least, fmt.Sprintf("%s of them for what the kernel counts in, with --series.limit=%d and this many CPUs", mebibytes(kernel.Maps), series))
 	}
-	if most := toServe + forSeries*uint64(series) + kernel.Maps + kernel.Names; m.limit < most {
+	if most := Serving(series) + kernel.Maps + kernel.Names; m.limit < most {
 		m.logger.Warn("The memory limit of the cgroup is enough to start, and may be too low once all series are in use"+raiseMemory,
 			"limit", mebibytes(m.limit), "at_most", mebibytes(most), "series_limit", series)
 	}

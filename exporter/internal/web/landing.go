@@ -54,7 +54,7 @@ type landing struct {
 type ready struct {
 	recentView
 	of      *attachment
-	version uint64 // of its history
+	version uint32 // of its history
 	at      time.Time
 
 	running, paused []byte // the page without a filter, nil until somebody looks
@@ -193,7 +193,7 @@ func (l *landing) current(ctx context.Context, now time.Time, f *filter) ([]byte
 // where no snapshot comes, what it shows is of the past. The caller holds mu.
 func (l *landing) ready(now time.Time) *ready {
 	attached := l.state.attached.Load()
-	var number uint64
+	var number uint32
 	if attached != nil {
 		number = attached.recent.version()
 	}

@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"math"
 	"path"
 	"slices"
 	"sync"
@@ -33,9 +34,12 @@ type Recent struct {
 	denials *Denials // may be nil
 
 	mu       sync.Mutex
-	taken    uint64 // how many snapshots were, and failures to
+	taken    uint32 // how many snapshots were, and failures to
 	askers   map[asker]*counts
 	asked    int           // how many of them asked in the window
+	numbered []*series     // by their numbers
+	unused   []uint32      // numbers
+	adding   []addition    // room for a step
 	steps    []step        // oldest first, none older than recentWindow
 	snapshot *bpf.Snapshot // the last one that could be taken; its series are not kept
 	err      error         // why the last one could not be
@@ -66,10 +70,10 @@ type kind struct {
 // something.
 type series struct {
 	kind
+	number   uint32 // that no other has
+	standsIn uint32 // which snapshot total is of
 	total
 	before   total  // of the snapshot before
-	standsIn uint64 // which snapshot total is of
-	added    uint64 // from the one to the other
 	recently uint64 // the sum of the steps
 	// sites are the kernel functions by way of which it asked in the window:
 	// sorted, each once.
@@ -79,13 +83,13 @@ type series struct {
 // total is the sum of a series' slots.
 type total struct {
 	count   uint64
-	created time.Time // of the oldest
+	created int64 // of the oldest, in nanoseconds
 }
 
 // since returns what was added to a series since an earlier snapshot. One that
 // had ended and came back has another creation time, and counts from 0.
 func (t total) since(before total) uint64 {
-	if before.count > t.count || t.created.After(before.created) {
+	if before.count > t.count || t.created > before.created {
 		return t.count
 	}
 	return t.count - before.count
@@ -97,10 +101,9 @@ type step struct {
 	added []addition
 }
 
-type addition struct {
-	to *series
-	n  uint64
-}
+// addition is what was added to the series of a number. Of all that is kept of a
+// series that counts all the time, this is kept most often.
+type addition struct{ to, n uint32 }
 
 // asker is one row of the table, without its result; the names are made visible.
 type asker struct {
@@ -163,17 +166,19 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 
 	of := r.sumUp(snapshot.Workloads)
 	r.asked = 0
-	var added []addition
+	added := r.adding[:0]
 	for key, c := range r.askers {
 		var granted, denied bool
 		for _, s := range c.parts {
 			if s.standsIn != r.taken {
 				s.before, s.total = s.total, total{} // it has ended
 			}
-			s.added = s.since(s.before)
-			if s.added > 0 {
-				s.recently += s.added
-				added = append(added, addition{s, s.added})
+			n := s.since(s.before)
+			s.recently += n
+			for n > 0 { // once, unless it is as much as nobody asks in an interval
+				part := min(n, math.MaxUint32)
+				added = append(added, addition{s.number, uint32(part)})
+				n -= part
 			}
 			switch {
 			case s.recently == 0:
@@ -190,13 +195,20 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 		if granted || denied {
 			r.asked++
 		}
-		c.parts = slices.DeleteFunc(c.parts, func(s *series) bool { return s.recently == 0 && s.standsIn != r.taken })
+		c.parts = slices.DeleteFunc(c.parts, func(s *series) bool {
+			gone := s.recently == 0 && s.standsIn != r.taken
+			if gone {
+				r.numbered[s.number] = nil
+				r.unused = append(r.unused, s.number)
+			}
+			return gone
+		})
 		if len(c.parts) == 0 {
 			delete(r.askers, key)
 		}
 	}
 	for i, slot := range snapshot.Workloads {
-		if s := of[i]; s.added > 0 {
+		if s := of[i]; s.since(s.before) > 0 {
 			s.sites = union(s.sites, visibleSites(slot.CallSites))
 		}
 	}
@@ -211,8 +223,9 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 		return true
 	})
 	if len(added) > 0 {
-		r.steps = append(r.steps, step{now, slices.Clip(added)})
+		r.steps = append(r.steps, step{now, slices.Clone(added)})
 	}
+	r.adding = added
 	head := *snapshot
 	head.Workloads, head.Sites = nil, nil
 	r.snapshot = &head
@@ -223,7 +236,7 @@ func (r *Recent) forget(now time.Time) {
 	old := r.old(now)
 	for _, step := range r.steps[:old] {
 		for _, added := range step.added {
-			added.to.recently -= added.n
+			r.numbered[added.to].recently -= uint64(added.n)
 		}
 	}
 	r.steps = slices.Delete(r.steps, 0, old)
@@ -253,26 +266,31 @@ func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*series {
 			r.askers[key] = c
 		}
 		c.owner = slot.Owner
-		s := c.part(kind{slot.Denied, slot.Aside})
+		s := r.part(c, kind{slot.Denied, slot.Aside})
 		of[i] = s
 		if s.standsIn != r.taken {
-			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created}
+			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created.UnixNano()}
 		}
 		s.count += slot.Count
-		if slot.Created.Before(s.created) {
-			s.created = slot.Created
-		}
+		s.created = min(s.created, slot.Created.UnixNano())
 	}
 	return of
 }
 
-func (c *counts) part(k kind) *series {
+func (r *Recent) part(c *counts, k kind) *series {
 	for _, s := range c.parts {
 		if s.kind == k {
 			return s
 		}
 	}
 	s := &series{kind: k}
+	if last := len(r.unused) - 1; last >= 0 {
+		s.number, r.unused = r.unused[last], r.unused[:last]
+		r.numbered[s.number] = s
+	} else {
+		s.number = uint32(len(r.numbered))
+		r.numbered = append(r.numbered, s)
+	}
 	c.parts = append(c.parts, s)
 	return s
 }
@@ -321,7 +339,7 @@ func union(a, b []string) []string {
 
 // version is another one whenever view returns something else, but for the
 // passing of time.
-func (r *Recent) version() uint64 {
+func (r *Recent) version() uint32 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.taken
@@ -332,10 +350,10 @@ func (r *Recent) view(now time.Time) recentView {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 
-	gone := make(map[*series]uint64)
+	gone := make(map[uint32]uint64)
 	for _, step := range r.steps[:r.old(now)] { // since the last snapshot
 		for _, added := range step.added {
-			gone[added.to] += added.n
+			gone[added.to] += uint64(added.n)
 		}
 	}
 	rows := make([]row, 0, r.asked)
@@ -343,7 +361,7 @@ func (r *Recent) view(now time.Time) recentView {
 	for key, c := range r.askers {
 		one := row{asker: key, owner: c.owner}
 		for _, s := range c.parts {
-			n := s.recently - gone[s]
+			n := s.recently - gone[s.number]
 			switch {
 			case n == 0:
 			case s.denied:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"strings"
@@ -270,7 +271,7 @@ func heap() int64 {
 
 // What is kept of an interval is what was added in it, and names are kept once.
 func TestRecentTakesLittleMemory(t *testing.T) {
-	const number, each = 8192, 1024 // 64 MiB for 65,536
+	const number, each = 8192, 600 // 37.5 MiB for 65,536
 	workloads := make([]bpf.WorkloadCount, number)
 	for n := range workloads {
 		workloads[n] = used(cap.CHOWN, fmt.Sprint("process", n), 0)
@@ -288,7 +289,9 @@ func TestRecentTakesLittleMemory(t *testing.T) {
 		}
 		add(&bpf.Snapshot{Workloads: workloads})
 	}
-	if got := heap() - before; got > number*each {
+	got := heap() - before
+	t.Logf("%d bytes for each series", got/number)
+	if got > number*each {
 		t.Errorf("%d bytes for each series, want %d", got/number, each)
 	}
 	if got := r.view(now).Rows; len(got) != number || got[0].Granted != uint64(recentWindow/recentInterval) {
@@ -299,10 +302,37 @@ func TestRecentTakesLittleMemory(t *testing.T) {
 	for range recentWindow/recentInterval + 1 {
 		add(&bpf.Snapshot{})
 	}
-	if len(r.askers) != 0 {
-		t.Errorf("%d series are kept", len(r.askers))
+	if used := len(r.numbered) - len(r.unused); len(r.askers) != 0 || used != 0 {
+		t.Errorf("%d series and %d places are kept", len(r.askers), used)
 	}
 	runtime.KeepAlive(workloads)
+}
+
+// However much is added in one interval is told, and forgotten.
+func TestRecentOfVeryMuch(t *testing.T) {
+	r, now := &Recent{}, time.Now()
+	add := func(count uint64) {
+		r.add(now, &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", count)}}, nil)
+	}
+	for _, much := range []uint64{math.MaxUint32 + 1, 3<<33 + 1} {
+		*r = Recent{}
+		add(much)
+		if got := r.view(now).Rows[0].Granted; got != much {
+			t.Errorf("%d, want %d", got, much)
+		}
+		now = now.Add(recentWindow)
+		if got := r.view(now).Rows; len(got) != 0 {
+			t.Errorf("%+v", got)
+		}
+		add(much + 1)
+		if got := r.view(now).Rows[0].Granted; got != 1 {
+			t.Errorf("%d, want 1", got)
+		}
+		now = now.Add(recentWindow)
+		if got := r.view(now).Rows; len(got) != 0 {
+			t.Errorf("%+v", got)
+		}
+	}
 }
 
 // What it asked by way of is told of the window, as all else.

@@ -32,7 +32,7 @@ type scrapes struct {
 	limits  *limits
 	taken   chan struct{}
 	running chan struct{}
-	packers sync.Pool // of *gzip.Writer
+	packers chan *gzip.Writer // those that are of use again: each is most of a MiB
 	unread  unread
 }
 
@@ -42,6 +42,7 @@ func newScrapes(metrics http.Handler, l *limits) *scrapes {
 		limits:  l,
 		taken:   make(chan struct{}, maxScrapes),
 		running: make(chan struct{}, maxRunning),
+		packers: make(chan *gzip.Writer, maxRunning),
 		unread:  unread{limits: l, most: maxUnread},
 	}
 }
@@ -76,7 +77,7 @@ func (s *scrapes) answer(r *http.Request) *answer {
 	}
 	defer func() { <-s.running }()
 
-	a := &answer{header: make(http.Header), packers: &s.packers}
+	a := &answer{header: make(http.Header), packers: s.packers}
 	s.metrics.ServeHTTP(a, r)
 	a.finish()
 	return a
@@ -89,7 +90,7 @@ type answer struct {
 	header  http.Header
 	status  int
 	body    bytes.Buffer
-	packers *sync.Pool
+	packers chan *gzip.Writer
 	packer  *gzip.Writer // nil where the body is kept as it is
 	packed  bool
 	plain   int // bytes before that
@@ -103,13 +104,14 @@ func (a *answer) WriteHeader(status int) {
 	}
 	a.status = status
 	if status == http.StatusOK && a.header.Get("Content-Encoding") == "" {
-		packer, ok := a.packers.Get().(*gzip.Writer)
-		if !ok {
+		select {
+		case a.packer = <-a.packers:
+			a.packer.Reset(&a.body)
+		default:
 			// The error is of another level than there are.
-			packer, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed)
+			a.packer, _ = gzip.NewWriterLevel(&a.body, gzip.BestSpeed)
 		}
-		packer.Reset(&a.body)
-		a.packer, a.packed = packer, true
+		a.packed = true
 	}
 }
 
@@ -128,8 +130,9 @@ func (a *answer) finish() {
 	if a.packer == nil {
 		return
 	}
-	_ = a.packer.Close() // into a buffer, which takes all
-	a.packers.Put(a.packer)
+	_ = a.packer.Close()  // into a buffer, which takes all
+	a.packer.Reset(nil)   // the answer is not kept for it
+	a.packers <- a.packer // there are no more than scrapes that run
 	a.packer = nil
 }
 
