@@ -179,13 +179,16 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/systemd-analyze ## Unpack prometheus, promtool and systemd-analyze in build/
+tools: $(BIN)/promtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser ## Unpack prometheus, promtool, systemd-analyze and apparmor_parser in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
 
 $(BIN)/systemd-analyze:
 	.tools/unpack systemd
+
+$(BIN)/apparmor_parser:
+	.tools/unpack apparmor
 
 .PHONY: clean
 clean: ## Remove build/ and Go's cached test results
