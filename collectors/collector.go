@@ -44,7 +44,7 @@ func New(tracer Tracer, pods Pods) *Collector {
 	return &Collector{
 		tracer: tracer,
 		source: newSource(),
-		parts:  []part{checks, newWorkloads(), newAsides(), newInfo(pods), newCallSites(), newLosses()},
+		parts:  []part{checks, newWorkloads(), newAsides(), newRefusals(), newInfo(pods), newCallSites(), newLosses()},
 		failed: checks.total,
 	}
 }
