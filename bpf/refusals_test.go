@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -55,6 +56,11 @@ func askConfined(args []string) error {
 		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &none[0]); err != nil {
 			return fmt.Errorf("capset: %w", err)
 		}
+	case "time":
+		begun := time.Now()
+		err := askSysAdmin([]string{args[3]})
+		fmt.Println(time.Since(begun).Nanoseconds() / int64(n))
+		return err
 	case "names":
 		return asManyNames(filepath.Dir(self), n, func() { _ = askSysAdmin(nil) })
 	}
@@ -102,7 +108,8 @@ func TestRefusals(t *testing.T) {
 	module := activeModule(t)
 	var mu sync.Mutex
 	told := map[string]Announcement{}
-	tr := openLive(t, Options{Retention: time.Millisecond, quarantine: time.Millisecond, Announce: func(a Announcement) {
+	second := make(chan time.Time)
+	tr := openLive(t, Options{Retention: time.Millisecond, quarantine: time.Millisecond, second: second, Announce: func(a Announcement) {
 		mu.Lock()
 		defer mu.Unlock()
 		if a.LSM != "" {
@@ -175,14 +182,11 @@ func TestRefusals(t *testing.T) {
 	if err := os.Remove(dir); err != nil {
 		t.Fatal(err)
 	}
-	for range 5 {
-		time.Sleep(10 * time.Millisecond)
-		tr.mu.Lock()
-		err := tr.endRefusals()
-		tr.mu.Unlock()
-		if err != nil {
-			t.Fatal(err)
+	for n := range 50 { // housekeeping looks each ten seconds
+		if n%10 == 0 {
+			time.Sleep(10 * time.Millisecond)
 		}
+		second <- time.Now()
 	}
 	s := snapshot(t, tr)
 	ended := map[uint8]uint64{}
@@ -267,5 +271,50 @@ func TestUnwatched(t *testing.T) {
 				t.Errorf("counted %d, want 3", got)
 			}
 		})
+	}
+}
+
+// TestRefusalCost measures, in a guest, what it costs to look whether AppArmor refuses: nothing for who is not confined.
+//
+//	FILES=build/vm/apparmor.policy bpf/vm/boot 7 build/amd64/bpf.test -test.v -test.run TestRefusalCost -cost
+func TestRefusalCost(t *testing.T) {
+	inGuest(t)
+	if !*cost {
+		t.Skip("only with -cost")
+	}
+	policy, err := os.ReadFile("/apparmor.policy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, "/sys/kernel/security/apparmor/.replace", string(policy))
+	tr := openLive(t, Options{})
+	path := executable(t, "timed")
+	domains := []string{"", "capable"}
+	var took [2][2][]float64 // by domain, and whether it is attached
+	for range *costRounds {
+		for attached := range 2 {
+			for domain, name := range domains {
+				out, err := helper(path, "confined", "apparmor", name, "time", "20000").Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				ns, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				took[domain][1-attached] = append(took[domain][1-attached], ns)
+			}
+			change := tr.refusals[0].objects.Attach
+			if attached == 0 {
+				change = tr.refusals[0].objects.Detach
+			}
+			if err := change(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for domain, name := range domains {
+		without, with := median(took[domain][0]), median(took[domain][1])
+		t.Logf("as %q: %.0f ns a check without, %.0f with: %.3f", name, without, with, with/without)
 	}
 }
