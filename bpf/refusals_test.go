@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -57,8 +58,9 @@ func askConfined(args []string) error {
 			return fmt.Errorf("capset: %w", err)
 		}
 	case "time":
+		_ = askSysAdmin(args[3:]) // an emulator translates what it has not met yet
 		begun := time.Now()
-		err := askSysAdmin([]string{args[3]})
+		err := askSysAdmin(args[3:])
 		fmt.Println(time.Since(begun).Nanoseconds() / int64(n))
 		return err
 	case "names":
@@ -314,7 +316,7 @@ func TestRefusalCost(t *testing.T) {
 		}
 	}
 	for domain, name := range domains {
-		without, with := median(took[domain][0]), median(took[domain][1])
+		without, with := slices.Min(took[domain][0]), slices.Min(took[domain][1]) // of an emulator, whose noise only adds
 		t.Logf("as %q: %.0f ns a check without, %.0f with: %.3f", name, without, with, with/without)
 	}
 }
