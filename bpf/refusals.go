@@ -14,8 +14,8 @@ import (
 	"capability_exporter/bpf/internal/source"
 )
 
-// RefusalLimit is how many refusals can be told apart of each LSM.
-const RefusalLimit = 512
+// refusalSlots is how many refusals can be told apart of each LSM.
+const refusalSlots = 512
 
 // RefusalCount is how often an LSM refused one executable in one cgroup what the capability module had granted.
 type RefusalCount struct {

@@ -39,7 +39,7 @@ type Options struct {
 
 	// What only tests change.
 	sources      []Source
-	refusalLimit int    // slots for what each LSM refuses; 0: RefusalLimit
+	refusalLimit int    // slots for what each LSM refuses; 0: refusalSlots
 	sys          string // where the kernel says which of them are active; "": /sys
 	peek         *source.Peek
 	pair         *bool // whether there are two programs, both of which are then on the tracepoint or both fexit
@@ -92,7 +92,7 @@ func (o *Options) setDefaults() {
 		o.nameMask = &all
 	}
 	set(&o.goneSize, 64<<10)
-	set(&o.refusalLimit, RefusalLimit)
+	set(&o.refusalLimit, refusalSlots)
 	for i := range o.seeds {
 		if o.seeds[i] == 0 {
 			var random [8]byte

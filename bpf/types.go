@@ -189,7 +189,7 @@ type Info struct {
 	Audit   string // "callsite" or "opts": how audited is told
 	Cgroups string // which hierarchies have named a workload so far: "v2", "v1", "both" or "none"
 	// LSM says which other security modules are active and may refuse what the kernel's own grants: "none", or "selinux" or "apparmor",
-	// whose refusals are seen, or one of these with "_unavailable" behind it.
+	// whose refusals are seen, or one of these with "_unavailable" behind it; several with a comma between.
 	LSM     string
 	Refused []Refusal
 }
