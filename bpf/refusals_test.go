@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
@@ -48,6 +49,7 @@ func askConfined(args []string) error {
 		}
 		return unix.Exec(self, []string{self, module, "", as, args[3]}, os.Environ())
 	}
+	noFilter := unix.SockFprog{Len: 1} // the call fails right after its check
 	want := unix.EPERM
 	switch as {
 	case "passed":
@@ -76,6 +78,10 @@ func askConfined(args []string) error {
 		}
 		if errors.Is(err, unix.EPERM) != (want == unix.EPERM) {
 			return fmt.Errorf("timerfd_create: %w", err)
+		}
+		// Which is asked without audit, and refused as well.
+		if err := syscall3(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&noFilter))); errors.Is(err, unix.EACCES) != (want == unix.EPERM) {
+			return fmt.Errorf("seccomp: %w", err)
 		}
 	}
 	return nil
@@ -106,7 +112,7 @@ func refusalsOf(s *Snapshot, module, path, process string) map[uint8]uint64 {
 
 // TestRefusals: what another module refuses is counted, whom it refused, and nothing else is.
 func TestRefusals(t *testing.T) {
-	const n = 20 // which all fit into the audit subsystem's queue
+	const n = 10 // of which all fit into the queue of the audit subsystem
 	module := activeModule(t)
 	var mu sync.Mutex
 	told := map[string]Announcement{}
