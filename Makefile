@@ -180,7 +180,7 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze ## Unpack prometheus, alertmanager and systemd-analyze in build/
+tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser ## Unpack prometheus, alertmanager, systemd-analyze and apparmor_parser in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
@@ -190,6 +190,9 @@ $(BIN)/amtool:
 
 $(BIN)/systemd-analyze:
 	.tools/unpack systemd
+
+$(BIN)/apparmor_parser:
+	.tools/unpack apparmor
 
 .PHONY: clean
 clean: ## Remove build/ and Go's cached test results

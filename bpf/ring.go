@@ -3,25 +3,28 @@ package bpf
 import (
 	"time"
 
+	"github.com/cilium/ebpf/ringbuf"
+
 	"capability_exporter/bpf/internal/programs"
 )
 
-// readRing hands on the announcements until Close.
-func (t *Tracer) readRing() {
+// readRing hands on the announcements of a ring, whose cgroups those are, until Close.
+func (t *Tracer) readRing(ring *ringbuf.Reader, cgroups *cgroups, lsm string) {
 	if !t.held(t.opts.holdReader) {
 		return
 	}
 	for {
-		rec, err := t.ring.Read()
+		rec, err := ring.Read()
 		if err != nil {
 			return // closed
 		}
 		t.ringRecords.Add(1)
-		a, err := t.announcement(rec.RawSample)
+		a, err := t.announcement(rec.RawSample, cgroups)
 		if err != nil {
 			t.opts.Logger.Error("could not read an announcement", "err", err)
 			continue
 		}
+		a.LSM = lsm
 		t.opts.Announce(a)
 	}
 }
@@ -39,7 +42,7 @@ func (t *Tracer) held(until <-chan struct{}) bool {
 	}
 }
 
-func (t *Tracer) announcement(raw []byte) (Announcement, error) {
+func (t *Tracer) announcement(raw []byte, cgroups *cgroups) (Announcement, error) {
 	r, told, err := decodeTold(raw)
 	if err != nil {
 		return Announcement{}, err
@@ -50,7 +53,7 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 	if told != nil {
 		cgroup = pathOf(told)
 	} else {
-		state, err := t.cgroups.of(r.Cgroup, time.Duration(r.Time))
+		state, err := cgroups.of(r.Cgroup, time.Duration(r.Time))
 		if err != nil {
 			return Announcement{}, err
 		}
@@ -74,12 +77,12 @@ func (t *Tracer) announcement(raw []byte) (Announcement, error) {
 }
 
 // readGone takes in which cgroups are gone, until Close.
-func (t *Tracer) readGone() {
+func (t *Tracer) readGone(gone *ringbuf.Reader, cgroups *cgroups) {
 	if !t.held(t.opts.holdGone) {
 		return
 	}
 	for {
-		rec, err := t.gone.Read()
+		rec, err := gone.Read()
 		if err != nil {
 			return // closed
 		}
@@ -88,7 +91,7 @@ func (t *Tracer) readGone() {
 			var serial *uint64
 			if serial, err = decode[uint64](rec.RawSample); err == nil {
 				t.mu.Lock()
-				t.cgroups.left(*serial, now)
+				cgroups.left(*serial, now)
 				t.mu.Unlock()
 			}
 		}

@@ -28,7 +28,7 @@ func TestAnnouncement(t *testing.T) {
 	}
 	check := func(raw []byte) {
 		t.Helper()
-		if got, err := tr.announcement(raw); err != nil || got != want {
+		if got, err := tr.announcement(raw, tr.cgroups); err != nil || got != want {
 			t.Errorf("%+v, %v\nwant %+v", got, err, want)
 		}
 	}
@@ -55,7 +55,7 @@ func TestAnnouncement(t *testing.T) {
 	r.Slot = programs.WhoFixed
 	check(slices.Concat(bytesOf(&r), bytesOf(told)[:unsafe.Offsetof(told.Names)+9]))
 	for _, short := range []int{int(unsafe.Sizeof(r)) - 1, int(unsafe.Sizeof(r) + unsafe.Offsetof(told.Names) - 1)} {
-		if _, err := tr.announcement(raw[:short]); err == nil {
+		if _, err := tr.announcement(raw[:short], tr.cgroups); err == nil {
 			t.Errorf("no error about a record of %d bytes", short)
 		}
 	}

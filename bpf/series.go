@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"capability_exporter/bpf/internal/programs"
+	"capability_exporter/bpf/internal/source"
 )
 
 // A seriesKey is what people tell a series by. A service that is restarted has a new cgroup, and so has each container of a pod: while
@@ -570,12 +571,12 @@ type slotMaps struct {
 	release func(owner uint64, pool, slot uint32) error
 }
 
-func (t *Tracer) slots() slotMaps {
-	tables := t.objects.Collection.Maps
+func slotsOf(o *source.Objects, limit int) slotMaps {
+	tables := o.Collection.Maps
 	return slotMaps{
 		whos: tables["whos"], free: [2]*ebpf.Map{tables["free_whos"], tables["free_kept"]},
-		first:   uint32(programs.WhoFixed + t.opts.SeriesLimit - keptOf(t.opts.SeriesLimit)),
-		release: t.objects.Release,
+		first:   uint32(programs.WhoFixed + limit - keptOf(limit)),
+		release: o.Release,
 	}
 }
 

@@ -18,7 +18,7 @@ func (t *Tracer) Snapshot() (*Snapshot, error) {
 		return nil, err
 	}
 	s := &Snapshot{Time: time.Now(), Attached: t.clock.wall, SeriesLimit: t.opts.SeriesLimit, RingRecords: t.ringRecords.Load()}
-	if err := errors.Join(t.addSites(s), t.addWorkloads(s), t.addLosses(s)); err != nil {
+	if err := errors.Join(t.addSites(s), t.addWorkloads(s), t.addLosses(s), t.addRefusals(s)); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -114,4 +114,12 @@ func (t *Tracer) addLosses(s *Snapshot) error {
 	}
 	s.MissedRuns = t.missed
 	return nil
+}
+
+func (t *Tracer) addRefusals(s *Snapshot) error {
+	now, err := t.clock.now()
+	for _, r := range t.refusals {
+		err = errors.Join(err, r.add(s, now))
+	}
+	return err
 }

@@ -39,6 +39,8 @@ type Options struct {
 
 	// What only tests change.
 	sources      []Source
+	refusalLimit int    // slots for what each LSM refuses; 0: refusalSlots
+	sys          string // where the kernel says which of them are active; "": /sys
 	peek         *source.Peek
 	pair         *bool // whether there are two programs, both of which are then on the tracepoint or both fexit
 	denialBurst  uint32
@@ -73,6 +75,9 @@ func (o *Options) setDefaults() {
 	if o.Announce == nil {
 		o.Announce = func(Announcement) {}
 	}
+	if o.sys == "" {
+		o.sys = "/sys"
+	}
 	if o.denialBurst == 0 {
 		o.denialBurst = 5
 	}
@@ -87,6 +92,7 @@ func (o *Options) setDefaults() {
 		o.nameMask = &all
 	}
 	set(&o.goneSize, 64<<10)
+	set(&o.refusalLimit, refusalSlots)
 	for i := range o.seeds {
 		if o.seeds[i] == 0 {
 			var random [8]byte
@@ -108,6 +114,7 @@ type Tracer struct {
 	objects  *source.Objects
 	refused  []Refusal
 	clock    bootClock // its wall is when counting began
+	lsm      string    // as in Info
 
 	ring, samples, gone *ringbuf.Reader
 	ringRecords         atomic.Uint64
@@ -120,6 +127,7 @@ type Tracer struct {
 	counters    *counters
 	cgroups     *cgroups
 	series      *series
+	refusals    []*refusals
 	siteRecords *siteRecords
 	missed      uint64 // checks that no program counted
 	goneLost    uint64 // how often the ring of cgroups that are gone has been full
@@ -194,19 +202,11 @@ func (t *Tracer) start() (err error) {
 	if err := fillPathArguments(maps["path_arguments"]); err != nil {
 		return err
 	}
-	fill := func(name string, first, n int) error {
-		for slot := first; slot < first+n; slot++ {
-			if err := maps[name].Put(nil, uint32(slot)); err != nil {
-				return fmt.Errorf("fill %s: %w", name, err)
-			}
-		}
-		return nil
-	}
 	kept := keptOf(t.opts.SeriesLimit)
 	if err := errors.Join(
-		fill("free_sites", programs.SiteFixed, t.opts.SiteLimit),
-		fill("free_whos", programs.WhoFixed, t.opts.SeriesLimit-kept),
-		fill("free_kept", programs.WhoFixed+t.opts.SeriesLimit-kept, kept),
+		fillSlots(maps["free_sites"], programs.SiteFixed, t.opts.SiteLimit),
+		fillSlots(maps["free_whos"], programs.WhoFixed, t.opts.SeriesLimit-kept),
+		fillSlots(maps["free_kept"], programs.WhoFixed+t.opts.SeriesLimit-kept, kept),
 	); err != nil {
 		return err
 	}
@@ -239,13 +239,18 @@ func (t *Tracer) start() (err error) {
 	t.counters = newCounters(pages, maps["pages"].MaxEntries()/t.settings.BankPages, &t.settings)
 	t.cgroups = newCgroups(cgroupMap{maps["cgroups"]}, t.opts.Name)
 	t.series = newSeries(t.opts.SeriesLimit, t.opts.Retention, t.opts.quarantine)
-	t.series.records, t.series.slots, t.series.counts = whoRecords, t.slots(), t.counters
+	t.series.records, t.series.slots, t.series.counts = whoRecords, slotsOf(t.objects, t.opts.SeriesLimit), t.counters
 	t.series.cgroups, t.series.clock, t.series.symbol = t.cgroups, t.clock, t.siteRecords.symbol
 	if err := t.objects.Attach(); err != nil {
 		return err
 	}
-	t.running.Go(t.readRing)
-	t.running.Go(t.readGone)
+	t.openRefusals()
+	t.running.Go(func() { t.readRing(t.ring, t.cgroups, "") })
+	t.running.Go(func() { t.readGone(t.gone, t.cgroups) })
+	for _, r := range t.refusals {
+		t.running.Go(func() { t.readRing(r.ring, r.cgroups, r.lsm) })
+		t.running.Go(func() { t.readGone(r.gone, r.cgroups) })
+	}
 	t.running.Go(t.learn)
 	t.running.Go(t.keepHouse)
 	if t.mode != source.PeekNone {
@@ -258,7 +263,7 @@ func (t *Tracer) start() (err error) {
 func (t *Tracer) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	info := Info{Source: Source(t.source.Name), Audit: "callsite", Cgroups: t.cgroups.hierarchies(), Refused: t.refused}
+	info := Info{Source: Source(t.source.Name), Audit: "callsite", Cgroups: t.cgroups.hierarchies(), LSM: t.lsm, Refused: t.refused}
 	if t.source.Opts {
 		info.Audit = "opts"
 	}
@@ -289,6 +294,9 @@ func (t *Tracer) close() error {
 		if r != nil {
 			errs = append(errs, r.Close())
 		}
+	}
+	for _, r := range t.refusals {
+		errs = append(errs, r.close())
 	}
 	close(t.stop)
 	t.running.Wait()
@@ -331,6 +339,18 @@ func (t *Tracer) endSeries() error {
 	return err
 }
 
+// endRefusals does the same for what LSMs refuse. The caller holds mu.
+func (t *Tracer) endRefusals() error {
+	now, err := t.clock.now()
+	if err != nil {
+		return err
+	}
+	for _, r := range t.refusals {
+		err = errors.Join(err, r.end(now))
+	}
+	return err
+}
+
 // keepHouse is the kernel side's clock, and looks for series that have ended.
 func (t *Tracer) keepHouse() {
 	second := t.opts.second
@@ -350,8 +370,11 @@ func (t *Tracer) keepHouse() {
 			v.Tick++
 			v.Window = v.Tick / windowTicks
 		})
+		for _, r := range t.refusals {
+			err = errors.Join(err, r.tick())
+		}
 		if n%10 == 0 {
-			err = errors.Join(err, t.endSeries())
+			err = errors.Join(err, t.endSeries(), t.endRefusals())
 		}
 		t.mu.Unlock()
 		if err != nil {

@@ -118,6 +118,10 @@ type Snapshot struct {
 	Borrowed  []CheckCount // audited, under credentials that are not the task's own
 	Ended     []CheckCount // what series of workloads that are gone had counted
 
+	Refusals          []RefusalCount // of what was granted in Workloads or Borrowed
+	EndedRefusals     []EndedRefusals
+	MissedRefusalRuns uint64 // checks of which it is not known whether an LSM refused them, the kernel having skipped the program
+
 	RingRecords  uint64 // announcements read from the ring buffer
 	RingLost     uint64 // announcements that found it full
 	RingWithheld uint64 // denials counted but not announced (rate limit)
@@ -136,6 +140,7 @@ type Announcement struct {
 	New  bool // the first check of this key
 	Check
 	Aside
+	LSM      string // which has refused what the capability module granted; "" for that module's own
 	Cgroup   Cgroup
 	Process  Process
 	Overflow bool   // it found no slot of its own, and stands under _other
@@ -183,5 +188,8 @@ type Info struct {
 	Source  Source
 	Audit   string // "callsite" or "opts": how audited is told
 	Cgroups string // which hierarchies have named a workload so far: "v2", "v1", "both" or "none"
+	// LSM says which other security modules are active and may refuse what the kernel's own grants: "none", or "selinux" or "apparmor",
+	// whose refusals are seen, or one of these with "_unavailable" behind it; several with a comma between.
+	LSM     string
 	Refused []Refusal
 }

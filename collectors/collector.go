@@ -45,7 +45,7 @@ func New(tracer Tracer, pods Pods) *Collector {
 	return &Collector{
 		tracer:    tracer,
 		source:    newSource(),
-		parts:     []part{checks, newCallSites(), newLosses()},
+		parts:     []part{checks, newRefusals(), newCallSites(), newLosses()},
 		workloads: newWorkloads(pods),
 		failed:    checks.total,
 	}

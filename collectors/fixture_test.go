@@ -50,13 +50,14 @@ var (
 		Source:  bpf.SourceFexit,
 		Audit:   "opts",
 		Cgroups: "v1",
+		LSM:     "apparmor",
 		Refused: []bpf.Refusal{
 			{Source: bpf.SourceTracepoint, Reason: "absent"},
 			{Source: bpf.SourceTracepoint, Reason: "absent"}, // tried twice
 			{Source: bpf.SourceTracepoint, Reason: "verifier"},
 		},
 	}
-	tracepointInfo = bpf.Info{Source: bpf.SourceTracepoint, Audit: "callsite", Cgroups: "v2"}
+	tracepointInfo = bpf.Info{Source: bpf.SourceTracepoint, Audit: "callsite", Cgroups: "v2", LSM: "none"}
 )
 
 func check(capability cap.Value, denied, userNS bool) bpf.Check {
@@ -133,8 +134,17 @@ func realistic() *bpf.Snapshot {
 			{Check: netAdmin, Cgroup: bpf.Cgroup{ID: 704, Path: "/system.slice/docker-" + digits("6") + ".scope"}, Process: file("ip"), Count: 4, Created: after(44)},
 			{Check: netAdmin, Cgroup: bpf.Cgroup{ID: 705, Path: "/lxc.payload.w\\eb/init.scope"}, Process: file("ip"), Count: 5, Created: after(45)},
 		},
-		Borrowed:     []bpf.CheckCount{{Check: sysAdmin, Count: 4}, {Check: sysAdmin, Count: 1}, {Check: ptrace, Count: 2}, {Check: check(cap.KILL, false, true), Count: 0}},
-		Ended:        []bpf.CheckCount{{Check: sysAdmin, Count: 5}, {Check: ptrace, Count: 6}},
+		Borrowed: []bpf.CheckCount{{Check: sysAdmin, Count: 4}, {Check: sysAdmin, Count: 1}, {Check: ptrace, Count: 2}, {Check: check(cap.KILL, false, true), Count: 0}},
+		Ended:    []bpf.CheckCount{{Check: sysAdmin, Count: 5}, {Check: ptrace, Count: 6}},
+		Refusals: []bpf.RefusalCount{
+			{LSM: "apparmor", Capability: uint8(cap.SYS_ADMIN), Cgroup: bpf.Cgroup{ID: 101, Path: "/system.slice/backup.service"}, Process: file("mount"), Count: 5, Created: after(30)},
+			{LSM: "apparmor", Capability: uint8(cap.SYS_ADMIN), Cgroup: bpf.Cgroup{ID: 202, Path: "/system.slice/backup.service"}, Process: file("mount"), Count: 2, Created: after(901)},
+			{LSM: "apparmor", Capability: uint8(cap.SYS_ADMIN), Cgroup: bpf.Cgroup{ID: 202, Path: "/system.slice/backup.service"}, Process: bpf.Process{Kind: bpf.ProcessOther}, Count: 1, Created: after(902)},
+			{LSM: "apparmor", Capability: uint8(cap.SYS_PTRACE), Overflow: true, Count: 4, Created: attached},
+		},
+		EndedRefusals:     []bpf.EndedRefusals{{LSM: "apparmor", Capability: uint8(cap.SYS_PTRACE), Count: 2}, {LSM: "apparmor", Capability: uint8(cap.SYS_PTRACE), Count: 1}},
+		MissedRefusalRuns: 16,
+
 		RingRecords:  1001,
 		RingLost:     12,
 		RingWithheld: 13,

@@ -15,8 +15,8 @@ type source struct {
 func newSource() source {
 	return source{
 		inUse: desc("capability_exporter_source_info",
-			"How the exporter sees the kernel's checks, how it tells audited ones, and which cgroup hierarchies have named a workload so far: v2, v1, both or none.",
-			"source", "audit", "cgroups"),
+			"How the exporter sees the kernel's checks, how it tells audited ones, which cgroup hierarchies have named a workload so far (v2, v1, both or none), and which other security module may refuse what is granted: none, or one whose refusals are counted, or with _unavailable behind its name one whose cannot be seen.",
+			"source", "audit", "cgroups", "lsm"),
 		refused: desc("capability_exporter_source_refused_info",
 			"A source that was tried before the one in use, and why it could not be used.",
 			"source", "reason"),
@@ -29,7 +29,7 @@ func (s source) describe(ch chan<- *prometheus.Desc) {
 }
 
 func (s source) collect(info bpf.Info, ch chan<- prometheus.Metric) {
-	ch <- gauge(s.inUse, 1, string(info.Source), info.Audit, info.Cgroups)
+	ch <- gauge(s.inUse, 1, string(info.Source), info.Audit, info.Cgroups, info.LSM)
 
 	type refusal struct {
 		source bpf.Source

@@ -31,6 +31,8 @@ const (
 	helperFlood = "flood"
 	// helperAsks asks as often a second as it is told, until it is killed.
 	helperAsks = "asks"
+	// helperConfined does in a domain of the guests' policy what helperAsk does: MODULE DOMAIN.
+	helperConfined = "confined"
 	// helperRefused confines itself as the exporter does, and makes calls that are refused, as many as it is told.
 	helperRefused = "refused"
 )
@@ -59,6 +61,8 @@ func runHelper(role string, args []string) int {
 		}
 	case helperAsks:
 		err = askOnAndOn(args[0])
+	case helperConfined:
+		err = askConfined(args[0], args[1])
 	case helperRefused:
 		if err = beRefused(args[0]); err == nil {
 			return 0
@@ -72,6 +76,23 @@ func runHelper(role string, args []string) int {
 
 // askSysAdmin asks for it, and then fails: no name has such a length.
 func askSysAdmin() { _, _, _ = unix.RawSyscall(unix.SYS_SETHOSTNAME, 0, ^uintptr(0), 0) } //nolint:dogsled // it fails
+
+// askConfined does not return unless it fails.
+func askConfined(module, domain string) error {
+	runtime.LockOSThread()
+	file, content := "/proc/thread-self/attr/apparmor/exec", "exec "+domain
+	if module == "selinux" {
+		file, content = "/proc/thread-self/attr/exec", "everybody:everybody:"+domain
+	}
+	if err := os.WriteFile(file, []byte(content), 0); err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return unix.Exec(self, []string{self}, []string{helperRole + "=" + helperAsk})
+}
 
 // askOnAndOn does not return unless it fails.
 func askOnAndOn(rate string) error {

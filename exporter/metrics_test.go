@@ -42,9 +42,12 @@ func goldenSnapshot() bpf.Snapshot {
 			{Check: rawDenied, Cgroup: nginx, Process: bpf.Process{Name: "ev\"il\n\xff"}, Count: 3, Created: start.Add(time.Minute), CallSites: []string{"packet_create [af_packet]"}},
 			{Check: userns, Overflow: true, Count: 4, Created: start},
 		},
-		Borrowed:    []bpf.CheckCount{{Check: admin, Count: 1}},
-		Ended:       []bpf.CheckCount{{Check: admin, Count: 1}},
-		RingRecords: 20, RingLost: 1, RingWithheld: 2, Unwinds: 30, MissedRuns: 4,
+		Borrowed:          []bpf.CheckCount{{Check: admin, Count: 1}},
+		Ended:             []bpf.CheckCount{{Check: admin, Count: 1}},
+		Refusals:          []bpf.RefusalCount{{LSM: "selinux", Capability: uint8(cap.SYS_ADMIN), Cgroup: nginx, Process: bpf.Process{Name: "nginx"}, Count: 2, Created: start}},
+		EndedRefusals:     []bpf.EndedRefusals{{LSM: "selinux", Capability: uint8(cap.SYS_TIME), Count: 1}},
+		MissedRefusalRuns: 5,
+		RingRecords:       20, RingLost: 1, RingWithheld: 2, Unwinds: 30, MissedRuns: 4,
 		Series: 3, SeriesLimit: 4096,
 	}
 }
@@ -57,7 +60,7 @@ func withoutVolatile(page string) string {
 }
 
 func TestMetricsGolden(t *testing.T) {
-	fake := exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit, Audit: "opts", Cgroups: "v2",
+	fake := exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit, Audit: "opts", Cgroups: "v2", LSM: "selinux",
 		Refused: []bpf.Refusal{{Source: bpf.SourceTracepoint, Reason: "absent"}}}, goldenSnapshot())
 	const openMetrics = "application/openmetrics-text; version=1.0.0"
 	for _, test := range []struct {

@@ -399,20 +399,6 @@ CHECK(cast, 0, CAST, who_cast)
 CHECK(probe, 0, PROBE, who_probe) /* for a kernel without bpf_rdonly_cast (a kfunc since 6.2) */
 CHECK(second, 1, CAST, who_cast)
 
-/* Marks a cgroup that asked for something and is gone, so that its series can end. */
-SEC("tp_btf/cgroup_rmdir")
-int BPF_PROG(cgroup_gone, struct cgroup *cgroup)
-{
-	u64 serial = cgroup->self.serial_nr;
-	struct cgroup_record *r = bpf_map_lookup_elem(&cgroups, &serial);
-
-	if (!r || r->offline)
-		return 0;
-	r->offline = bpf_ktime_get_boot_ns();
-	tell_gone(serial);
-	return 0;
-}
-
 /* Tells user space the kernel's own time, which its own may differ from: a time namespace has another boot (time_namespaces(7)). */
 SEC("raw_tp")
 int clock(void *ctx)

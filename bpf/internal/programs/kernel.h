@@ -108,6 +108,12 @@ struct mm_struct {
 	struct file *exe_file;
 } __core;
 
+/* What SELinux tells of what it audits (security/selinux/include/avc.h): permissions, and what it answered. */
+struct selinux_audit_data {
+	u32 denied;
+	int result;
+} __core;
+
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;

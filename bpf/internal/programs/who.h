@@ -450,3 +450,17 @@ GLOBAL u32 who_slot(u32 what, u32 bank)
 	find_owner(bank);
 	return crowd(s, what, bank);
 }
+
+/* Marks a cgroup that asked for something and is gone, so that its series can end. */
+SEC("tp_btf/cgroup_rmdir")
+int BPF_PROG(cgroup_gone, struct cgroup *cgroup)
+{
+	u64 serial = cgroup->self.serial_nr;
+	struct cgroup_record *r = bpf_map_lookup_elem(&cgroups, &serial);
+
+	if (!r || r->offline)
+		return 0;
+	r->offline = bpf_ktime_get_boot_ns();
+	tell_gone(serial);
+	return 0;
+}

@@ -366,7 +366,7 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) (Memo
 	sitePages := (programs.SiteFixed + opts.SiteLimit + programs.PageSlots - 1) / programs.PageSlots
 	whoPages := (programs.WhoFixed + opts.SeriesLimit + programs.PageSlots - 1) / programs.PageSlots
 	bankPages := programs.SitePage + sitePages + whoPages
-	for name, entries := range map[string]int{
+	if err := setSizes(spec, map[string]int{
 		"pages":        cpus * banks * bankPages,
 		"free_sites":   opts.SiteLimit,
 		"free_whos":    opts.SeriesLimit,
@@ -380,10 +380,10 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) (Memo
 		"cgroups": opts.SeriesLimit + 4*cpus, // each has a slot, so it can't get full
 		"ring":    opts.RingSize,
 		"gone":    opts.GoneSize,
-	} {
-		spec.Maps[name].MaxEntries = uint32(entries)
+	}); err != nil {
+		return Memory{}, err
 	}
-	for name, value := range map[string]any{
+	if err := setVariables(spec, map[string]any{
 		"has_snprintf": number(f.Names),
 		"has_pt_regs":  number(f.PtRegs),
 		"denial_burst": opts.DenialBurst,
@@ -391,10 +391,8 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) (Memo
 		"fallbacks":    opts.Fallbacks,
 		"harmless":     opts.Harmless,
 		"slots":        [2]uint32{uint32(opts.SeriesLimit - opts.SeriesKept), uint32(opts.SeriesKept)},
-	} {
-		if err := spec.Variables[name].Set(value); err != nil {
-			return Memory{}, fmt.Errorf("set the BPF object's %s: %w", name, err)
-		}
+	}); err != nil {
+		return Memory{}, err
 	}
 	var v programs.SettingValues
 	if err := spec.Variables["settings"].Get(&v); err != nil {
@@ -403,10 +401,30 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) (Memo
 	v.WhoPage, v.BankPages, v.CpuPages = uint32(programs.SitePage+sitePages), uint32(bankPages), uint32(banks*bankPages)
 	v.ConfirmEvery = opts.ConfirmEvery
 	v.Seed, v.NameSeed = opts.Seed, opts.NameSeed
-	if err := spec.Variables["settings"].Set(v); err != nil {
-		return Memory{}, fmt.Errorf("set the BPF object's settings: %w", err)
+	if err := setVariables(spec, map[string]any{"settings": v}); err != nil {
+		return Memory{}, err
 	}
 	return memoryOf(spec, cpus), nil
+}
+
+func setSizes(spec *ebpf.CollectionSpec, entries map[string]int) error {
+	for name, n := range entries {
+		m := spec.Maps[name]
+		if m == nil {
+			return fmt.Errorf("the BPF object has no map %s", name)
+		}
+		m.MaxEntries = uint32(n)
+	}
+	return nil
+}
+
+func setVariables(spec *ebpf.CollectionSpec, values map[string]any) error {
+	for name, value := range values {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return fmt.Errorf("set the BPF object's %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 func number(b bool) uint32 {
@@ -436,10 +454,13 @@ func (o *Objects) Attach() error {
 	for _, p := range o.order() {
 		var l link.Link
 		var err error
-		if p.Type() == ebpf.Kprobe {
+		switch p.Type() {
+		case ebpf.Kprobe:
 			l, err = attachEntry(p)
 			o.atEntry = l
-		} else {
+		case ebpf.RawTracepoint:
+			l, err = attachSELinux(p)
+		default:
 			l, err = link.AttachTracing(link.TracingOptions{Program: p})
 		}
 		if err != nil {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -13,6 +15,8 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
+
+	"capability_exporter/bpf/internal/programs"
 )
 
 // TestAll: the tracepoint, which sees every check, comes first, and each source has its programs in their places.
@@ -181,5 +185,50 @@ func TestDoesNotFallBackForWantOfMemory(t *testing.T) {
 	}
 	if _, err := s.Open(&Features{}, PeekCast, Options{Logger: slog.New(slog.DiscardHandler)}); !errors.Is(err, unix.ENOMEM) {
 		t.Error(err)
+	}
+}
+
+// TestLSMs: each has its programs, and is active where /sys says so.
+func TestLSMs(t *testing.T) {
+	spec, err := programs.LoadLSM()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"selinux", "apparmor", "apparmor_label", programGone, programRelease} {
+		if spec.Programs[name] == nil {
+			t.Errorf("no program %s", name)
+		}
+	}
+	for name, want := range map[string][]string{"": nil, "Y": {"apparmor"}, "N": nil, "selinux": {"selinux"}} {
+		sys := t.TempDir()
+		file := filepath.Join(sys, "module/apparmor/parameters/enabled")
+		if name == "selinux" {
+			file = filepath.Join(sys, "fs/selinux/enforce")
+		}
+		if name != "" {
+			if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte(name+"\n"), 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []string
+		for _, lsm := range LSMs() {
+			if active, err := lsm.Active(sys); err != nil {
+				t.Error(err)
+			} else if active {
+				got = append(got, lsm.Name)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%q: %v are active, want %v", name, got, want)
+		}
+	}
+	notAFolder := filepath.Join(t.TempDir(), "sys")
+	if err := os.WriteFile(notAFolder, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, lsm := range LSMs() {
+		if _, err := lsm.Active(notAFolder); err == nil {
+			t.Errorf("%s: no error where nothing can be told", lsm.Name)
+		}
 	}
 }

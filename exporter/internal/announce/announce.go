@@ -22,9 +22,10 @@ import (
 //   - warn: CAP_SYS_ADMIN over the host is asked for by an executable in a
 //     workload that was not seen asking for it before. This is what people want
 //     to be told.
-//   - info: the same in a user namespace, where anybody may be its root; and any
-//     other denial. Something did not work, or was tried in vain; the kernel side
-//     already limits their rate.
+//   - info: the same in a user namespace, where anybody may be its root; any
+//     other denial; and what another security module refused of what was granted.
+//     Something did not work, or was tried in vain; the kernel side already limits
+//     their rate.
 //   - debug: a denial after which the kernel went on all the same, and any other capability that is asked for by somebody new. Right
 //     after start that is everybody.
 //
@@ -72,7 +73,7 @@ func (l *Log) NotTaken() uint64 { return l.notTaken.Load() }
 // Announce takes one announcement. It never blocks.
 func (l *Log) Announce(n bpf.Announcement) {
 	ctx := context.Background()
-	if n.Overflow && !l.toldOverflow.Load() {
+	if n.Overflow && n.LSM == "" && !l.toldOverflow.Load() {
 		l.tellOverflow(ctx, n)
 	}
 	level, message := lineOf(n)
@@ -106,6 +107,9 @@ func (l *Log) Announce(n bpf.Announcement) {
 		slog.Bool("borrowed", n.Borrowed),
 		slog.Bool("overflow", n.Overflow),
 	)
+	if n.LSM != "" {
+		line.AddAttrs(slog.String("lsm", n.LSM))
+	}
 	// Not by way of a slog.Logger, which keeps the error to itself.
 	if err := l.handler.Handle(ctx, line); err != nil {
 		l.notTaken.Add(1)
@@ -126,6 +130,8 @@ func (l *Log) tellOverflow(ctx context.Context, n bpf.Announcement) {
 
 func lineOf(n bpf.Announcement) (level slog.Level, message string) {
 	switch {
+	case n.LSM != "":
+		return slog.LevelInfo, "Capability granted, and refused by another security module"
 	case n.New && n.Capability == uint8(cap.SYS_ADMIN):
 		level = slog.LevelWarn
 		if n.UserNS {

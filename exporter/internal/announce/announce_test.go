@@ -102,6 +102,14 @@ func TestAnnouncementFields(t *testing.T) {
 			Syscall:  400,
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_63 result=denied scope=host ` +
 			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown fallback_of="" borrowed=false overflow=true`},
+		{bpf.Announcement{
+			New: true, LSM: "apparmor",
+			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN), Denied: true},
+			Cgroup:  bpf.Cgroup{ID: 10, Path: "/b"},
+			Process: bpf.Process{Name: "b"},
+			Syscall: -1,
+		}, `level=INFO source=announce.go msg="Capability granted, and refused by another security module" capability=CAP_SYS_ADMIN result=denied scope=host ` +
+			`workload=/b process=b comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall="" path="" call_site=_unknown fallback_of="" borrowed=false overflow=false lsm=apparmor`},
 	} {
 		got := logged(t, "info", "logfmt", test.announcement)
 		if test.announcement.Overflow { // another line, before it
@@ -122,6 +130,12 @@ func TestOverflowIsToldOnce(t *testing.T) {
 	crowded := bpf.Announcement{Overflow: true, Cgroup: bpf.Cgroup{ID: 9, Path: "/a"}, Process: bpf.Process{Name: "b"}}
 	out := logged(t, "warn", "logfmt", bpf.Announcement{}, crowded, crowded, crowded)
 	if strings.Count(out, "\n") != 1 || !strings.Contains(out, "raise --series.limit") || !strings.HasSuffix(out, "workload=/a process=b\n") {
+		t.Errorf("said:\n%s", out)
+	}
+	// The flag is of no use for what another module refuses.
+	refused := crowded
+	refused.LSM = "selinux"
+	if out := logged(t, "warn", "logfmt", refused); out != "" {
 		t.Errorf("said:\n%s", out)
 	}
 	a := NewLog(slog.New(full{slog.DiscardHandler}))

@@ -46,7 +46,7 @@ type denial struct {
 // Announce takes one announcement. It is called by the reader of the ring
 // buffer, which must not wait.
 func (d *Denials) Announce(n bpf.Announcement) {
-	if !n.Denied || n.Borrowed { // which are in no series
+	if !n.Denied || n.Borrowed || n.LSM != "" { // which are in no series of denied checks
 		return
 	}
 	last := &denial{

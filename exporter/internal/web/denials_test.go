@@ -56,6 +56,9 @@ func TestLastDenial(t *testing.T) {
 			}
 		}
 		d.Announce(announced(w, "first")) // before there is a series
+		by := announced(w, "by another module")
+		by.LSM = "selinux" // which was granted, and is in no row of denials
+		d.Announce(by)
 		add(1, nil)
 		check("the first", "first", recentInterval)
 		add(1, nil)
