@@ -44,7 +44,7 @@ func work(t *testing.T) {
 	if err := makeStrangersFile(dir); err != nil {
 		t.Fatal(err)
 	}
-	broad := func() *exec.Cmd { return helper(self(t), "broad", dir) }
+	broad := func() *exec.Cmd { return helper("/proc/self/exe", "broad", dir) }
 	inNamespace := broad()
 	inNamespace.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS,
