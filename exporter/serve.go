@@ -82,11 +82,12 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	if err := settle(e, cfg, tracer, logger); err != nil {
 		return err
 	}
-	if err := registry.Register(collectors.New(tracer, names)); err != nil {
+	metrics := collectors.New(tracer, names)
+	if err := registry.Register(metrics); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := web.NewRecent(tracer, denials)
+	history := web.NewRecent(metrics, denials)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { history.Run(historyCtx) })
