@@ -111,7 +111,7 @@ fuzz: ## Run each fuzz target for FUZZTIME
 
 .PHONY: bench
 bench: ## Measure what a check costs, as root on an idle machine
-	go test ./bpf -run '^TestCost$$' -cost -count=1 -timeout 60m -v
+	go test ./bpf -run '^TestCost$$|^TestLookCost$$' -cost -count=1 -timeout 60m -v
 
 .PHONY: bench-scrape
 bench-scrape: ## Measure what a scrape costs, and the memory of many, on an idle machine
@@ -179,13 +179,16 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/systemd-analyze ## Unpack prometheus, promtool and systemd-analyze in build/
+tools: $(BIN)/promtool $(BIN)/systemd-analyze $(BIN)/pscap ## Unpack prometheus, promtool, systemd-analyze and pscap in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
 
 $(BIN)/systemd-analyze:
 	.tools/unpack systemd
+
+$(BIN)/pscap:
+	.tools/unpack libcap-ng
 
 .PHONY: clean
 clean: ## Remove build/ and Go's cached test results

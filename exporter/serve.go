@@ -65,8 +65,9 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	defer stopServer()
 
 	tracer, err := e.openTracer(bpf.Options{
-		SeriesLimit: cfg.seriesLimit,
-		Logger:      logger, // it says which source is in use, and why others are not
+		SeriesLimit:  cfg.seriesLimit,
+		HeldInterval: cfg.heldInterval,
+		Logger:       logger, // it says which source is in use, and why others are not
 		Announce: func(n bpf.Announcement) {
 			announcements.Announce(n)
 			denials.Announce(n)
@@ -83,7 +84,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 		return err
 	}
 	metrics := collectors.New(tracer, names)
-	if err := registry.Register(metrics); err != nil {
+	if err := errors.Join(registry.Register(metrics), registry.Register(collectors.NewHoldings(tracer, started))); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
