@@ -111,7 +111,7 @@ fuzz: ## Run each fuzz target for FUZZTIME
 
 .PHONY: bench
 bench: ## Measure what a check costs, as root on an idle machine
-	go test ./bpf -run '^TestCost$$' -cost -count=1 -timeout 60m -v
+	go test ./bpf -run '^TestCost$$|^TestLookCost$$' -cost -count=1 -timeout 60m -v
 
 .PHONY: bench-scrape
 bench-scrape: ## Measure what a scrape costs, and the memory of many, on an idle machine
@@ -180,7 +180,7 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser ## Unpack prometheus, alertmanager, systemd-analyze and apparmor_parser in build/
+tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser and pscap in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
@@ -193,6 +193,9 @@ $(BIN)/systemd-analyze:
 
 $(BIN)/apparmor_parser:
 	.tools/unpack apparmor
+
+$(BIN)/pscap:
+	.tools/unpack libcap-ng
 
 .PHONY: clean
 clean: ## Remove build/ and Go's cached test results

@@ -41,6 +41,7 @@ func helpers() map[string]func(args []string) error {
 		"attack":      attack,
 		"denied":      callDenied,
 		"confined":    askConfined,
+		"lookinside":  lookInside,
 	}
 }
 

@@ -20,7 +20,7 @@ func openAndLook([]string) error {
 	); err != nil {
 		return err
 	}
-	tr, err := Open(Options{})
+	tr, err := Open(Options{HeldInterval: 200 * time.Millisecond})
 	if err != nil {
 		return err
 	}

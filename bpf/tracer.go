@@ -27,7 +27,9 @@ type Options struct {
 	SiteLimit   int           // call site slots; 0: 4096
 	RingSize    int           // bytes, a power of two and a multiple of the page size; 0: 256 KiB
 	Retention   time.Duration // how long a series is still served after its cgroup is gone; 0: 5 minutes
-	Logger      *slog.Logger  // nil: none
+	// HeldInterval is how often it is looked which capabilities processes hold; 0: never.
+	HeldInterval time.Duration
+	Logger       *slog.Logger // nil: none
 	// Name tells which cgroups are one workload to people: those of one name. A series goes on for as long as one of them lives. It sees
 	// a cgroup's ID only where the path is not whole, and is called once for each cgroup. nil: those of one path.
 	Name func(Cgroup) string
@@ -50,6 +52,7 @@ type Options struct {
 	holdReader   <-chan struct{}  // the ring's reader waits for it
 	holdGone     <-chan struct{}  // and so does that of the ring of cgroups that are gone,
 	goneSize     int              // which has so many bytes
+	heldMost     uint32           // cgroups that hold something; 0: programs.HeldMost
 	nameMask     *uint64          // what is left of a name's hash in the table; nil: all
 	seeds        [2]uint64        // odd; 0: others at each start
 }
@@ -91,6 +94,9 @@ func (o *Options) setDefaults() {
 		all := ^uint64(0)
 		o.nameMask = &all
 	}
+	if o.heldMost == 0 {
+		o.heldMost = programs.HeldMost
+	}
 	set(&o.goneSize, 64<<10)
 	set(&o.refusalLimit, refusalSlots)
 	for i := range o.seeds {
@@ -116,6 +122,7 @@ type Tracer struct {
 	clock    bootClock // its wall is when counting began
 	lsm      string    // as in Info
 
+	holdings            *holdings
 	ring, samples, gone *ringbuf.Reader
 	ringRecords         atomic.Uint64
 	stop, learned       chan struct{}
@@ -245,6 +252,8 @@ func (t *Tracer) start() (err error) {
 		return err
 	}
 	t.openRefusals()
+	t.holdings = newHoldings(t.features, &t.opts, t.opts.Logger)
+	t.running.Go(func() { t.holdings.run(t.stop) })
 	t.running.Go(func() { t.readRing(t.ring, t.cgroups, "") })
 	t.running.Go(func() { t.readGone(t.gone, t.cgroups) })
 	for _, r := range t.refusals {
@@ -283,6 +292,9 @@ func (t *Tracer) Recheck() error {
 	return err
 }
 
+// Held tells which capabilities processes held when that was last looked at.
+func (t *Tracer) Held() Held { return t.holdings.last() }
+
 // Close stops counting and frees what Open took. To call it again does nothing.
 func (t *Tracer) Close() error {
 	return t.closing()
@@ -300,6 +312,9 @@ func (t *Tracer) close() error {
 	}
 	close(t.stop)
 	t.running.Wait()
+	if t.holdings != nil {
+		errs = append(errs, t.holdings.close())
+	}
 	return errors.Join(append(errs, t.objects.Close())...)
 }
 

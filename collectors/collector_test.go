@@ -28,6 +28,8 @@ func TestGolden(t *testing.T) {
 		"realistic.prom":    New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, nil),
 		"fresh.prom":        New(&fakeTracer{info: tracepointInfo, snapshot: &bpf.Snapshot{Attached: attached, SeriesLimit: 4096}}, nil),
 		"asides.prom":       New(&fakeTracer{info: tracepointInfo, snapshot: setAside()}, nil),
+		"held.prom":         NewHoldings(fakeHoldings{holding()}, attached),
+		"refused.prom":      NewHoldings(fakeHoldings{bpf.Held{Refused: "off"}}, attached),
 		"bounds.prom":       NewBounds(fakeBounds{}, attached),
 		"capabilities.prom": NewCapabilities(func() ([]cap.Value, error) { return []cap.Value{cap.PERFMON, cap.BPF, 63}, nil }),
 	}
@@ -67,7 +69,7 @@ func TestGolden(t *testing.T) {
 func TestPedanticRegistry(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	tracer := &fakeTracer{info: fexitInfo, snapshot: realistic()}
-	registry.MustRegister(New(tracer, nil), NewCapabilities(HeldByProcess))
+	registry.MustRegister(New(tracer, nil), NewCapabilities(HeldByProcess), NewHoldings(fakeHoldings{holding()}, attached))
 	for scrape := 1; scrape <= 3; scrape++ {
 		if _, err := registry.Gather(); err != nil {
 			t.Fatal(err)

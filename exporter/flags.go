@@ -8,6 +8,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/alecthomas/kingpin/v2"
 	"github.com/prometheus/common/promslog"
@@ -31,6 +32,10 @@ const (
 	minSeriesLimit     = 64
 	maxSeriesLimit     = 65536
 
+	// A look takes milliseconds where there are tens of thousands of threads.
+	defaultHeldInterval = 30 * time.Second
+	minHeldInterval     = time.Second
+
 	// The values of --privileges.keep.
 	keepAttach = "attach"
 	keepNone   = "none"
@@ -45,8 +50,9 @@ type config struct {
 	web            *web.FlagConfig
 	telemetryPath  string // absolute, clean, none of the exporter's other paths
 	createdSamples bool
-	seriesLimit    int    // minSeriesLimit to maxSeriesLimit
-	podsDir        string // absolute and clean, or empty
+	seriesLimit    int           // minSeriesLimit to maxSeriesLimit
+	heldInterval   time.Duration // minHeldInterval or more, or 0
+	podsDir        string        // absolute and clean, or empty
 	user           privilege.User
 	keep           string // keepAttach or keepNone
 	log            *promslog.Config
@@ -82,6 +88,10 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 		fmt.Sprintf("How many series of workloads to count, %d to %d. What comes after that is counted under workload=\"_other\".", minSeriesLimit, maxSeriesLimit)).
 		Default(fmt.Sprint(defaultSeriesLimit)).IntVar(&cfg.seriesLimit)
 
+	serve.Flag("held.interval",
+		fmt.Sprintf("How often to look which capabilities processes hold, %s or more. 0: never.", minHeldInterval)).
+		Default(defaultHeldInterval.String()).DurationVar(&cfg.heldInterval)
+
 	serve.Flag("kubernetes.pods-dir",
 		"Folder of the pods' logs, by whose folders' names alone namespaces and pods are told. Empty: by none. What is there only later is not seen: start the exporter again.").
 		Default(defaultPodsDir).StringVar(&cfg.podsDir)
@@ -107,6 +117,9 @@ func parseFlags(args []string, stdout io.Writer) (*config, error) {
 func (c *config) check() error {
 	if c.seriesLimit < minSeriesLimit || c.seriesLimit > maxSeriesLimit {
 		return fmt.Errorf("--series.limit=%d: must be %d to %d", c.seriesLimit, minSeriesLimit, maxSeriesLimit)
+	}
+	if c.heldInterval != 0 && c.heldInterval < minHeldInterval {
+		return fmt.Errorf("--held.interval=%s: must be %s or more, or 0 for never", c.heldInterval, minHeldInterval)
 	}
 	if c.keep != keepAttach && c.keep != keepNone {
 		return fmt.Errorf("--privileges.keep=%q: must be %s or %s", c.keep, keepAttach, keepNone)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestFlagDefaults(t *testing.T) {
@@ -30,7 +31,7 @@ func TestFlagDefaults(t *testing.T) {
 
 func TestFlags(t *testing.T) {
 	flags := []string{"--web.listen-address=:1", "--web.listen-address=[::1]:2", "--web.telemetry-path=/a/b", "--web.created-samples",
-		"--series.limit=64", "--kubernetes.pods-dir=", "--log.level=debug", "--log.format=json"}
+		"--series.limit=64", "--held.interval=5m", "--kubernetes.pods-dir=", "--log.level=debug", "--log.format=json"}
 	for _, args := range [][]string{flags, append([]string{"serve"}, flags...)} {
 		cfg, err := parseFlags(args, t.Output())
 		if err != nil {
@@ -39,7 +40,7 @@ func TestFlags(t *testing.T) {
 		if got := *cfg.web.WebListenAddresses; !slices.Equal(got, []string{":1", "[::1]:2"}) {
 			t.Errorf("listen addresses %q", got)
 		}
-		if cfg.telemetryPath != "/a/b" || cfg.seriesLimit != 64 || !cfg.createdSamples || cfg.podsDir != "" {
+		if cfg.telemetryPath != "/a/b" || cfg.seriesLimit != 64 || !cfg.createdSamples || cfg.podsDir != "" || cfg.heldInterval != 5*time.Minute {
 			t.Errorf("read as %+v", cfg)
 		}
 		if cfg.log.Level.String() != "debug" || cfg.log.Format.String() != "json" {
@@ -49,7 +50,7 @@ func TestFlags(t *testing.T) {
 }
 
 func TestFlagsAtTheirLimits(t *testing.T) {
-	for _, arg := range []string{"--series.limit=64", "--series.limit=65536", "--web.telemetry-path=/azAZ09-._~/x", "--web.telemetry-path=/-x"} {
+	for _, arg := range []string{"--series.limit=64", "--series.limit=65536", "--held.interval=1s", "--held.interval=0", "--web.telemetry-path=/azAZ09-._~/x", "--web.telemetry-path=/-x"} {
 		if _, err := parseFlags([]string{arg}, t.Output()); err != nil {
 			t.Errorf("%s: %v", arg, err)
 		}
@@ -77,6 +78,9 @@ func TestWrongFlags(t *testing.T) {
 		{"--kubernetes.pods-dir=/var/log/../pods", "must be a plain absolute path"},
 		{"--kubernetes.pods-dir=/var/log/pods/", "must be a plain absolute path"},
 		{"--kubernetes.pods-dir=/", "must be a plain absolute path"},
+		{"--held.interval=999ms", "--held.interval=999ms: must be 1s or more, or 0 for never"},
+		{"--held.interval=-1s", "--held.interval=-1s: must be 1s or more, or 0 for never"},
+		{"--held.interval=often", "invalid duration"},
 		{"--series.limits=64", "unknown long flag '--series.limits', try --help"},
 		{"--log.level=loud", "unrecognized log level loud"},
 		{"--log.format=xml", "unrecognized log format xml"},

@@ -57,11 +57,11 @@ func TestKeepNone(t *testing.T) {
 }
 
 // TestBinaryKeepsNone: without a capability the program does all that it does
-// with them. It counts, names new processes and cgroups, ends series, and
+// with them. It counts, names new processes and cgroups, ends series, sees what processes hold, and
 // learns where a second program on the tracepoint has moved the stack.
 func TestBinaryKeepsNone(t *testing.T) {
 	program := copyOf(t, exporter(t))
-	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", "--series.limit=64")
+	p := startProcess(t, program, program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", "--series.limit=64", "--held.interval=1s")
 	none := holding("", 0)
 	none.Permitted, none.Effective = 0, 0
 	p.checkPrivileges(t, none)
@@ -72,6 +72,7 @@ func TestBinaryKeepsNone(t *testing.T) {
 	cgroup, chown := newCgroup(t), copyOf(t, command("chown").Path)
 	name := filepath.Base(chown)
 	p.namesNew(t, cgroup, chown, "CAP_CHOWN")
+	p.seesHeld(t)
 
 	// Another layout, which is learned: of many checks the stack is soon no more unwound.
 	if strings.Contains(p.get(t, "/metrics").body, `source="tracepoint"`) {

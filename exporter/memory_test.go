@@ -30,6 +30,7 @@ type busy struct {
 
 func (b *busy) Info() bpf.Info { return bpf.Info{Source: bpf.SourceTracepoint} }
 func (*busy) Recheck() error   { return nil }
+func (*busy) Held() bpf.Held   { return bpf.Held{} }
 
 func (b *busy) Close() error { return nil }
 

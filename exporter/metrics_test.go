@@ -52,16 +52,27 @@ func goldenSnapshot() bpf.Snapshot {
 	}
 }
 
+// goldenHeld has something for each metric of what processes hold.
+func goldenHeld() bpf.Held {
+	network := bpf.HeldCount{Cgroup: bpf.Cgroup{ID: 12, Path: "/system.slice/systemd-networkd.service"}}
+	network.Each[cap.NET_RAW], network.Each[cap.NET_ADMIN] = 1, 1
+	return bpf.Held{
+		Time: time.Date(2024, 5, 6, 8, 8, 0, 0, time.UTC), Took: time.Millisecond,
+		Counts: []bpf.HeldCount{{Cgroup: bpf.Cgroup{ID: 11, Path: "/system.slice/nginx.service"}, All: 2}, network},
+	}
+}
+
 // volatileLines belong to the process that runs the test, not to what it serves.
 func withoutVolatile(page string) string {
 	page = regexp.MustCompile(`(?m)^(# (HELP|TYPE|UNIT) )?(go|process)_.*\n`).ReplaceAllString(page, "")
-	page = regexp.MustCompile(`(?m)^(capability_exporter_(log_lines_dropped|announcements_dropped|http_refused)_created\S*) .*$`).ReplaceAllString(page, "$1 ...")
+	page = regexp.MustCompile(`(?m)^(capability_exporter_(log_lines_dropped|announcements_dropped|http_refused|held_partial_looks)_created\S*) .*$`).ReplaceAllString(page, "$1 ...")
 	return regexp.MustCompile(`(?m)^(capability_exporter_build_info)\{.*\} 1(\.0)?$`).ReplaceAllString(page, "$1{...} 1")
 }
 
 func TestMetricsGolden(t *testing.T) {
 	fake := exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit, Audit: "opts", Cgroups: "v2", LSM: "selinux",
 		Refused: []bpf.Refusal{{Source: bpf.SourceTracepoint, Reason: "absent"}}}, goldenSnapshot())
+	fake.SetHeld(goldenHeld())
 	const openMetrics = "application/openmetrics-text; version=1.0.0"
 	for _, test := range []struct {
 		golden, accept string

@@ -18,6 +18,7 @@ import (
 type tracer interface {
 	Info() bpf.Info
 	Snapshot() (*bpf.Snapshot, error)
+	Held() bpf.Held
 	Recheck() error
 	Close() error
 }

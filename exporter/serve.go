@@ -65,8 +65,9 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	defer stopServer()
 
 	tracer, err := e.openTracer(bpf.Options{
-		SeriesLimit: cfg.seriesLimit,
-		Logger:      logger, // it says which source is in use, and why others are not
+		SeriesLimit:  cfg.seriesLimit,
+		HeldInterval: cfg.heldInterval,
+		Logger:       logger, // it says which source is in use, and why others are not
 		Announce: func(n bpf.Announcement) {
 			announcements.Announce(n)
 			denials.Announce(n)
@@ -82,11 +83,12 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	if err := settle(e, cfg, tracer, logger); err != nil {
 		return err
 	}
-	if err := registry.Register(collectors.New(tracer, names)); err != nil {
+	metrics := collectors.New(tracer, names)
+	if err := errors.Join(registry.Register(metrics), registry.Register(collectors.NewHoldings(tracer, started))); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := web.NewRecent(tracer, denials)
+	history := web.NewRecent(metrics, denials)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { history.Run(historyCtx) })

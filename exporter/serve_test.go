@@ -192,14 +192,14 @@ func opens(fake tracer) func(bpf.Options) (tracer, error) {
 func TestNotReadyBeforeAttached(t *testing.T) {
 	fake, attach := &exportertest.Tracer{}, make(chan struct{})
 	i := start(t, func(o bpf.Options) (tracer, error) {
-		if o.SeriesLimit != 100 || o.Announce == nil || o.Logger == nil || o.Name == nil {
+		if o.SeriesLimit != 100 || o.HeldInterval != 5*time.Second || o.Announce == nil || o.Logger == nil || o.Name == nil {
 			t.Errorf("opened with %+v", o)
 		} else if got := o.Name(bpf.Cgroup{Path: "/system.slice/nginx.service"}); got != "nginx.service" {
 			t.Errorf("cgroups of one workload are those of one name: %q", got)
 		}
 		<-attach
 		return fake, nil
-	}, "--series.limit=100")
+	}, "--series.limit=100", "--held.interval=5s")
 
 	for path, want := range map[string]int{web.ReadyPath: 503, "/metrics": 503, web.HealthyPath: 200, "/": 200} {
 		if got := i.get(t, path).StatusCode; got != want {

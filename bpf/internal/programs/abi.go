@@ -13,6 +13,12 @@ type (
 	Cache = TracepointCachePage
 	// CgroupRecord is what is noted of a cgroup.
 	CgroupRecord = TracepointCgroupRecord
+	// HeldLook is how far a look at what processes hold has come.
+	HeldLook = HeldHeldLook
+	// HeldName is the name of a slot.
+	HeldName = HeldHeldName
+	// HeldSlot counts processes by what they hold.
+	HeldSlot = HeldHeldSlot
 	// Layout says where return addresses stand on the stack.
 	Layout = TracepointLayout
 	// Page is one of a CPU's pages.
@@ -57,6 +63,11 @@ const (
 	SiteFixed   = 1 << 10
 	WhoBorrowed = 1 << 8
 	WhoFixed    = 1 << 9
+
+	HeldAll   = Capabilities
+	HeldSlots = 1 << 11
+	HeldMost  = 3 << 9
+	HeldNames = 16
 )
 
 // The classes of checks.

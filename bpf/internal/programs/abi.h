@@ -268,3 +268,49 @@ struct sample {
 	u32 by_caller; /* the class is the asker's, not the pair's */
 	u64 words[WORDS];
 };
+
+/* What processes hold is looked at now and then, and counted by cgroup and by kind of user namespace. */
+enum {
+	HELD_ALL = CAPABILITIES, /* processes that hold every capability there is; they are in none of the others */
+	HELD_COUNTS = CAPABILITIES + 1,
+	HELD_SLOTS = 1 << 11,
+	HELD_MOST = 3 << 9, /* of them that are in use */
+	HELD_NAMES = 16,
+	HELD_STEPS = 1024
+};
+
+struct held_slot {
+	u64 cgroup; /* its serial number; 0: a root */
+	u32 look;   /* in which it was last counted in; 0: none */
+	u32 userns;
+	u32 place; /* how many were counted in before it */
+	u32 processes[HELD_COUNTS];
+};
+
+/* The name of a slot that is new. */
+struct held_name {
+	u64 slot;
+	struct cgroup_record cgroup;
+};
+
+/* How far a look has come. User space begins one by setting all but its number to 0. */
+struct held_look {
+	u32 number;
+	u32 done;
+	u64 init;    /* init_task's address; 0: it has not begun */
+	u64 last, last_start; /* the process that was looked at last: the address of its leader, and when it began */
+	u64 process, start; /* the one that is being looked at */
+	u32 last_tgid, tgid;
+	u64 node, head; /* its next thread's thread_node, and the end of those; 0: none is being looked at */
+	u64 sets[2]; /* what its threads hold, in the initial user namespace and in others */
+	u64 skip;    /* those that began by then have been looked at */
+	u64 cgroup, serial; /* of the process */
+	u32 tid;     /* of the next thread */
+	u32 restarts; /* of the process */
+	u32 names;   /* since the last run */
+	u32 used[2]; /* slots, by userns */
+	u32 threads, processes;
+	u32 lost;   /* how often its place was gone when it went on */
+	u32 unseen; /* threads or more that were not looked at */
+	u32 others[2][HELD_COUNTS]; /* of what found no slot */
+};

@@ -32,6 +32,10 @@ struct cred {
 	struct user_namespace *user_ns;
 } __core;
 
+struct list_head {
+	struct list_head *next, *prev;
+} __core;
+
 struct kernfs_iattrs {
 	kuid_t ia_uid;
 } __core;
@@ -114,13 +118,21 @@ struct selinux_audit_data {
 	int result;
 } __core;
 
+struct signal_struct {
+	struct list_head thread_head; /* of a process's threads, by their thread_node */
+} __core;
+
 struct task_struct {
 	struct thread_info thread_info;
 	unsigned int flags;
+	int exit_state; /* 0: it has not ended */
 	void *stack;
 	int pid, tgid;
 	struct mm_struct *mm;
-	struct task_struct *group_leader;
+	struct task_struct *real_parent, *group_leader;
+	struct list_head tasks; /* of all processes, by their leaders; init_task's is the head */
+	struct list_head thread_node;
+	struct signal_struct *signal;
 	struct pid *thread_pid;
 	struct css_set *cgroups;
 	const struct cred *real_cred;

@@ -25,6 +25,7 @@ func TestABI(t *testing.T) {
 		"PENDING_BITS": PendingBits, "SLOT_BITS": SlotBits,
 		"WHAT_DENIED": WhatDenied, "WHAT_USERNS": WhatUserNS, "WHAT_CLASS_SHIFT": WhatClassShift,
 		"WHAT_KIND_SHIFT": WhatKindShift, "WHAT_KIND": WhatKind,
+		"HELD_ALL": HeldAll, "HELD_SLOTS": HeldSlots, "HELD_MOST": HeldMost, "HELD_NAMES": HeldNames,
 		"SITE_FIXED": SiteFixed, "WHO_BORROWED": WhoBorrowed, "WHO_FIXED": WhoFixed,
 		"CLASS_UNKNOWN": ClassUnknown, "CLASS_NOAUDIT": ClassNoAudit, "CLASS_AUDITED": ClassAudited,
 		"KIND_FILE": KindFile, "KIND_KERNEL": KindKernel, "KIND_EXITING": KindExiting, "KIND_OTHER": KindOther,

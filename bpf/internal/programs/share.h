@@ -8,47 +8,23 @@
 #pragma once
 
 #include "unwind.h"
+#include "cgroup.h"
 
-enum {
-	TOO_DEEP = 64,		/* cgroups within each other; all that are deeper share one share */
-	OWNER_TOO_DEEP = ~0ull, /* the owner of those */
-};
+enum { OWNER_TOO_DEEP = ~0ull }; /* all that are too deep share one share */
 
 /* find_owner tells whose share the scratch's cgroup draws on. */
 GLOBAL int find_owner(u32 bank)
 {
-	struct cgroup_subsys_state *css;
 	struct scratch *s = my_scratch(bank & 1);
-	struct kernfs_iattrs *iattr;
-	struct kernfs_node *kn;
-	struct cgroup *cgroup;
-	u64 owner, made;
-	kuid_t uid;
-	u32 i;
+	struct cgroup *owner;
 
 	if (!s)
 		return 0;
-	cgroup = (void *)s->cgroup_at;
-	owner = s->cgroup_at;
 	s->owner = OWNER_TOO_DEEP;
-	s->owner_at = 0;
-	for (i = 0; i < TOO_DEEP; i++) {
-		/* What cannot be read is 0, as all behind a pointer that is NULL. */
-		READ(kn, cgroup->kn);
-		READ(iattr, kn->iattr);
-		READ(uid, iattr->ia_uid);
-		READ(css, cgroup->self.parent);
-		if (!css) {
-			s->owner_at = owner;
-			READ(s->owner, ((struct cgroup *)owner)->self.serial_nr);
-			break;
-		}
-		READ(cgroup, css->cgroup);
-		/* Without a branch, each of which the verifier would follow in each round. */
-		made = -(u64)uid.val;
-		asm volatile("%0 s>>= 63" : "+r"(made));
-		owner = (made & (u64)cgroup) | (~made & owner);
-	}
+	owner = (void *)owner_of(s->cgroup_at);
+	s->owner_at = (u64)owner;
+	if (owner)
+		READ(s->owner, owner->self.serial_nr);
 	return 0;
 }
 

@@ -5,9 +5,6 @@
 
 #include "counter.h"
 
-/* Global functions are verified once, and not again for each way that leads to them. */
-#define GLOBAL __noinline __attribute__((visibility("default")))
-
 /* symbol writes to the scratch the name of the function that holds the call before the return address ip, e.g. "capable" or
  * "packet_create [af_packet]", and fills the rest with NULs so that it can be a key. No name: all NULs. It returns whether the
  * function is a module's. */

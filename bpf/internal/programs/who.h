@@ -3,49 +3,8 @@
 #pragma once
 
 #include "call.h"
+#include "cgroup.h"
 #include "share.h"
-
-#define CAST_TO(type, from) ((type *)bpf_rdonly_cast((void *)(from), __builtin_btf_type_id(*(type *)0, BPF_TYPE_ID_TARGET)))
-
-/* in_subsystem finds the cgroup of a subsystem, whose place in struct css_set is AT. */
-static __always_inline struct cgroup *in_subsystem(struct css_set *set, u32 at, enum reading reading)
-{
-	struct cgroup_subsys_state *css = (void *)word(set, at, reading);
-	struct cgroup *cgroup = NULL;
-
-	if (reading == CAST)
-		return CAST_TO(struct cgroup_subsys_state, css)->cgroup;
-	READ(cgroup, css->cgroup);
-	return cgroup;
-}
-
-#define TRY(subsystem)                                                                                                \
-	if (ENUM_EXISTS(enum cgroup_subsys_id, subsystem)) {                                                          \
-		at = FIELD_OFFSET(set->subsys) + ENUM_VALUE(enum cgroup_subsys_id, subsystem) * sizeof(void *);       \
-		cgroup = in_subsystem(set, at, reading);                                                              \
-		if (LOAD(reading, cgroup->level))                                                                     \
-			return cgroup;                                                                                \
-	}
-
-/* cgroup_of decides which of a task's cgroups tells its workload: v2's unless it is the root; else that of the first of these v1
- * hierarchies in which the task is not at the root; else the root. A subsystem that no v1 hierarchy has stands in v2, and says again
- * what v2 says. What it returns is for LOAD by the same reading, which is CAST or HELPER. */
-static __always_inline struct cgroup *cgroup_of(struct css_set *set, enum reading reading)
-{
-	struct cgroup *v2 = LOAD(reading, set->dfl_cgrp), *cgroup;
-	u32 at;
-
-	if (reading == CAST)
-		v2 = CAST_TO(struct cgroup, v2); /* of one type with the others, to the verifier */
-	if (LOAD(reading, v2->level))
-		return v2;
-	TRY(memory_cgrp_id);
-	TRY(pids_cgrp_id);
-	TRY(devices_cgrp_id);
-	TRY(freezer_cgrp_id);
-	TRY(cpu_cgrp_id);
-	return v2;
-}
 
 static __always_inline u32 class_of(u32 what) { return (what & WHAT_SITE) >> WHAT_CLASS_SHIFT; }
 
@@ -171,61 +130,13 @@ static __always_inline void tell_gone(u64 serial)
 		__sync_fetch_and_add(&st->gone_lost, 1); /* user space then asks for each */
 }
 
-static __always_inline u32 online(struct cgroup *cgroup)
-{
-	u32 flags = 0;
-
-	READ(flags, cgroup->self.flags);
-	return flags & CSS_ONLINE;
-}
-
 /* name_cgroup writes the record of the scratch's cgroup. */
 GLOBAL int name_cgroup(u32 bank)
 {
-	struct kernfs_node *kn = NULL, *parent;
 	struct scratch *s = my_scratch(bank & 1);
-	struct cgroup_root *root = NULL;
-	struct cgroup_record *r;
-	struct cgroup *cgroup;
-	const char *name;
-	int hierarchy = 0;
-	u32 i;
-	long n;
 
-	if (!s)
-		return 0;
-	r = &s->cgroup;
-	cgroup = (void *)s->cgroup_at;
-	r->serial = r->id = 0;
-	READ(r->serial, cgroup->self.serial_nr);
-	READ(root, cgroup->root);
-	READ(hierarchy, root->hierarchy_id);
-	READ(kn, cgroup->kn);
-	READ(r->id, kn->id);
-	r->v1 = hierarchy != 0;
-	r->len = 0;
-	r->truncated = 1;
-	r->offline = online(cgroup) ? 0 : bpf_ktime_get_boot_ns();
-	for (i = 0; i < 64; i++) {
-		parent = NULL;
-		if (FIELD_EXISTS(kn->__parent))
-			READ(parent, kn->__parent);
-		else
-			READ(parent, ((struct kernfs_node___old *)kn)->parent);
-		if (!parent) {
-			r->truncated = 0;
-			break;
-		}
-		if (r->len >= PATH_SIZE)
-			break;
-		name = NULL;
-		READ(name, kn->name);
-		n = bpf_probe_read_kernel_str(&r->names[r->len & (PATH_SIZE - 1)], NAME_SIZE, name);
-		if (n <= 0)
-			break;
-		r->len += n;
-		kn = parent;
-	}
+	if (s)
+		path_of(&s->cgroup, (void *)s->cgroup_at);
 	return 0;
 }
 

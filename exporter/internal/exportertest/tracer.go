@@ -13,6 +13,7 @@ type Tracer struct {
 
 	mu       sync.Mutex
 	snapshot bpf.Snapshot
+	held     bpf.Held
 	err      error
 	taken    int
 	closed   int
@@ -39,6 +40,13 @@ func (f *Tracer) Snapshot() (*bpf.Snapshot, error) {
 	return &s, nil
 }
 
+// Held returns what was set last.
+func (f *Tracer) Held() bpf.Held {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.held
+}
+
 // Recheck fails as a snapshot does.
 func (f *Tracer) Recheck() error {
 	_, err := f.Snapshot()
@@ -58,6 +66,13 @@ func (f *Tracer) Set(err error, workloads ...bpf.WorkloadCount) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.snapshot.Workloads, f.err = workloads, err
+}
+
+// SetHeld changes what processes hold.
+func (f *Tracer) SetHeld(held bpf.Held) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.held = held
 }
 
 // Taken is how many snapshots were asked for.

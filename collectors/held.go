@@ -1,0 +1,138 @@
+package collectors
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"capability_exporter/bpf"
+)
+
+// Holdings knows which capabilities processes hold; *bpf.Tracer does. It must be
+// safe for concurrent use.
+type Holdings interface {
+	Held() bpf.Held
+}
+
+// HoldingsCollector exposes them. What there is of one look is made once, and
+// served until there is another.
+type HoldingsCollector struct {
+	holdings Holdings
+	since    time.Time
+	held     *prometheus.Desc
+	refused  *prometheus.Desc
+	took     *prometheus.Desc
+	partial  *prometheus.Desc
+
+	mu    sync.Mutex
+	made  time.Time // the look that series are of
+	ready []prometheus.Metric
+}
+
+// maxHeldSeries bounds the series of what processes hold: anybody can make user
+// namespaces, and in them processes that hold any set.
+const maxHeldSeries = 4096
+
+const heldHelp = `Processes of which a thread has the capability permitted, as last looked at. Those that hold all that the kernel knows stand under capability="all" alone. What there is no room for stands under workload="_other".`
+
+// allCapabilities stands for a full set, which would be forty series.
+const allCapabilities = "all"
+
+// NewHoldings returns the collector of what has been looked at since then.
+func NewHoldings(holdings Holdings, since time.Time) *HoldingsCollector {
+	return &HoldingsCollector{
+		holdings: holdings,
+		since:    since,
+		held: desc("capability_held_processes",
+			heldHelp,
+			"capability", "scope", "workload"),
+		refused: desc("capability_exporter_held_refused_info",
+			"Why it is not known which capabilities processes hold: switched off (off), the last look failed (failed), or why the kernel does not let it be seen.",
+			"reason"),
+		took: desc("capability_exporter_held_look_seconds",
+			"How long the last look took at what processes hold."),
+		partial: desc("capability_exporter_held_partial_looks_total",
+			"Looks at what processes hold that did not see all threads, because there were too many or they ended too fast."),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (c *HoldingsCollector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- c.held
+	ch <- c.refused
+	ch <- c.took
+	ch <- c.partial
+}
+
+// Collect implements [prometheus.Collector]. Where nothing is known there is no
+// number: a 0 would look like one.
+func (c *HoldingsCollector) Collect(ch chan<- prometheus.Metric) {
+	held := c.holdings.Held()
+	if held.Refused != "" {
+		ch <- gauge(c.refused, 1, held.Refused)
+		return
+	}
+	if held.Time.IsZero() {
+		return // nobody has looked yet
+	}
+	for _, metric := range c.series(&held) { // whoever waits for the channel waits without the lock
+		ch <- metric
+	}
+	ch <- gauge(c.took, held.Took.Seconds())
+	ch <- counter(c.partial, held.Partial, c.since)
+}
+
+func (c *HoldingsCollector) series(held *bpf.Held) []prometheus.Metric {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !held.Time.Equal(c.made) {
+		c.ready, c.made = c.metrics(held.Counts), held.Time
+	}
+	return c.ready
+}
+
+// heldKey is what capability_held_processes is split by.
+type heldKey struct{ capability, scope, workload string }
+
+func (c *HoldingsCollector) metrics(counts []bpf.HeldCount) []prometheus.Metric {
+	sums := make(map[heldKey]uint64)
+	add := func(key heldKey, n uint32) {
+		if n == 0 {
+			return
+		}
+		// Those that were there first stand first. For each that found no room in
+		// the end there is one more.
+		if _, known := sums[key]; !known && len(sums) >= maxHeldSeries {
+			key.workload = Other
+		}
+		sums[key] += uint64(n)
+	}
+	for i := range counts {
+		count := &counts[i]
+		workload := Other
+		if !count.Overflow {
+			workload = Workload(count.Cgroup)
+		}
+		scope := Scope(count.UserNS)
+		add(heldKey{allCapabilities, scope, workload}, count.All)
+		for capability, n := range count.Each {
+			add(heldKey{Capability(uint8(capability)), scope, workload}, n)
+		}
+	}
+	keys := make([]heldKey, 0, len(sums))
+	for key := range sums {
+		keys = append(keys, key)
+	}
+	slices.SortFunc(keys, func(a, b heldKey) int {
+		return cmp.Or(strings.Compare(a.capability, b.capability), strings.Compare(a.scope, b.scope), strings.Compare(a.workload, b.workload))
+	})
+	metrics := make([]prometheus.Metric, 0, len(keys))
+	for _, key := range keys {
+		metrics = append(metrics, gauge(c.held, float64(sums[key]), key.capability, key.scope, key.workload))
+	}
+	return metrics
+}
