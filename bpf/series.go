@@ -199,6 +199,14 @@ func (s *series) callSites(slot uint32, r *programs.WhoRecord) ([]string, error)
 	return symbols, nil
 }
 
+// grew takes in what a slot has counted, and returns when that was last seen to have grown.
+func (s *series) grew(slot uint32, n uint64, now time.Duration) time.Duration {
+	if seen := &s.seen[slot]; seen.count != n {
+		seen.count, seen.grown = n, now
+	}
+	return s.seen[slot].grown
+}
+
 // all adds every series to what there is already: those with a slot, how many of them there are, and those that are carried on without
 // one. ended is what is in none any more.
 func (s *series) all(already []WorkloadCount, now time.Duration) (all []WorkloadCount, inUse int, ended []CheckCount, err error) {
@@ -215,6 +223,7 @@ func (s *series) all(already []WorkloadCount, now time.Duration) (all []Workload
 			return err
 		}
 		w.Count = s.count(slot)
+		w.Grown = s.clock.time(uint64(s.grew(slot, w.Count, now)))
 		all = append(all, w)
 		inUse++
 		return nil
@@ -229,7 +238,7 @@ func (s *series) left(already []WorkloadCount) (all []WorkloadCount, ended []Che
 	add := func(key seriesKey, c carriedSeries) {
 		all = append(all, WorkloadCount{
 			Check: key.check, Aside: key.aside, Cgroup: c.cgroup, Process: key.process,
-			Owner: c.owner, Count: c.count, Created: c.created, CallSites: c.sites,
+			Owner: c.owner, Count: c.count, Created: c.created, Grown: s.clock.time(uint64(c.grown)), CallSites: c.sites,
 		})
 	}
 	for key, c := range s.carried {
@@ -241,7 +250,7 @@ func (s *series) left(already []WorkloadCount) (all []WorkloadCount, ended []Che
 	}
 	for _, r := range s.retired {
 		if r.carry {
-			add(r.key, carriedSeries{cgroup: r.cgroup, owner: r.owner, count: s.count(r.slot), created: r.created, sites: r.sites})
+			add(r.key, carriedSeries{cgroup: r.cgroup, owner: r.owner, count: s.count(r.slot), created: r.created, grown: r.grown, sites: r.sites})
 		} else {
 			sums[r.key.check] += s.count(r.slot)
 		}
@@ -327,11 +336,8 @@ func (s *series) evict(now time.Duration) (took map[uint64]bool, scarce bool, er
 	inUse, anyIdle := len(s.retired), false
 	err = s.each(func(slot uint32, _ *programs.WhoRecord) error {
 		inUse++
-		seen := &s.seen[slot]
-		if n := s.count(slot); seen.count != n {
-			seen.count, seen.grown = n, now
-		}
-		anyIdle = anyIdle || now-seen.grown >= idleRetention
+		grown := s.grew(slot, s.count(slot), now)
+		anyIdle = anyIdle || now-grown >= idleRetention
 		return nil
 	})
 	if err != nil || inUse <= s.limit/2 {

@@ -736,6 +736,45 @@ func TestIdleSeriesEnd(t *testing.T) {
 	}
 }
 
+// TestGrown: each series says when it was last seen to have grown, by whoever looked, also when no slot of its own counts it any more.
+func TestGrown(t *testing.T) {
+	k, s := newFakeOf(fakeLimit, byFirst)
+	k.cgroup(1, "pod", "a")
+	grown := func(now time.Duration) map[string]time.Duration {
+		all, _, _, err := s.all(nil, now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		times := map[string]time.Duration{}
+		for _, w := range all {
+			times[w.Process.Name] = max(times[w.Process.Name], w.Grown.Sub(s.clock.time(0)))
+		}
+		return times
+	}
+	k.ask(1, "x", 3, time.Second)
+	k.ask(1, "y", 3, time.Second)
+	grown(10 * time.Second)
+	k.ask(1, "x", 1, 15*time.Second)
+	endAt(t, s, 20*time.Second) // it looks, too
+	k.ask(1, "y", 1, 25*time.Second)
+	if got, want := grown(30*time.Second), map[string]time.Duration{"x": 20 * time.Second, "y": 30 * time.Second}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if got, want := grown(40*time.Second), map[string]time.Duration{"x": 20 * time.Second, "y": 30 * time.Second}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	x := seriesKey{"pod", Process{Name: "z"}, Check{Capability: 21}, Aside{}}
+	s.retired = []retiredSlot{{slot: 99, key: x, carry: true, grown: 50 * time.Second, since: time.Minute}}
+	if got := grown(time.Minute)["z"]; got != 50*time.Second {
+		t.Errorf("what is retired grew at %v", got)
+	}
+	s.retired = nil
+	s.carried[x] = carriedSeries{count: 7, grown: 55 * time.Second}
+	if got := grown(2 * time.Minute)["z"]; got != 55*time.Second {
+		t.Errorf("what is carried on grew at %v", got)
+	}
+}
+
 // TestIdleSeriesEndWhole: a series that several slots count is idle when all of them are, and ends with all of them and with what it
 // has carried on.
 func TestIdleSeriesEndWhole(t *testing.T) {

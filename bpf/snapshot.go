@@ -77,20 +77,22 @@ func (s *siteRecords) symbol(slot uint32) (string, error) {
 }
 
 func (t *Tracer) addWorkloads(s *Snapshot) error {
+	now, err := t.clock.now()
+	if err != nil {
+		return err
+	}
 	for slot := range uint32(programs.WhoFixed) {
 		n := t.counters.who(slot)
 		if n == 0 {
 			continue
 		}
 		if slot < programs.WhoBorrowed {
-			s.Workloads = append(s.Workloads, WorkloadCount{Check: checkOf(slot), Overflow: true, Count: n, Created: t.clock.wall})
+			s.Workloads = append(s.Workloads, WorkloadCount{
+				Check: checkOf(slot), Overflow: true, Count: n, Created: t.clock.wall, Grown: t.clock.time(uint64(t.series.grew(slot, n, now))),
+			})
 		} else {
 			s.Borrowed = append(s.Borrowed, CheckCount{Check: checkOf(slot), Count: n})
 		}
-	}
-	now, err := t.clock.now()
-	if err != nil {
-		return err
 	}
 	s.Workloads, s.Series, s.Ended, err = t.series.all(s.Workloads, now)
 	s.Evicted = t.series.evicted

@@ -103,6 +103,8 @@ type WorkloadCount struct {
 	Owner   uint64
 	Count   uint64
 	Created time.Time
+	// Grown is when it was last seen to have counted more: by a snapshot, or by the tracer itself every ten seconds.
+	Grown time.Time
 	// CallSites names the first few kernel functions that asked, as SiteCount.Symbol does.
 	CallSites []string
 }

@@ -36,31 +36,19 @@ type Collector struct {
 	source    source
 	parts     []part
 	workloads *workloads
-	last      *lastChecks
 	failed    *prometheus.Desc
 }
 
 // New returns the collector of a tracer's metrics. pods may be nil.
 func New(tracer Tracer, pods Pods) *Collector {
-	checks, last := newChecks(), newLastChecks()
+	checks := newChecks()
 	return &Collector{
 		tracer:    tracer,
 		source:    newSource(),
-		parts:     []part{checks, last, newRefusals(), newCallSites(), newLosses()},
+		parts:     []part{checks, newRefusals(), newCallSites(), newLosses()},
 		workloads: newWorkloads(pods),
-		last:      last,
 		failed:    checks.total,
 	}
-}
-
-// Snapshot is the tracer's, for others who want one: the more there are, the more
-// exactly is it known when a workload last made a check.
-func (c *Collector) Snapshot() (*bpf.Snapshot, error) {
-	snapshot, err := c.tracer.Snapshot()
-	if err == nil {
-		c.last.see(snapshot)
-	}
-	return snapshot, err
 }
 
 // Describe implements [prometheus.Collector].
@@ -77,7 +65,7 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	c.source.collect(c.tracer.Info(), ch)
 
-	snapshot, err := c.Snapshot()
+	snapshot, err := c.tracer.Snapshot()
 	if err != nil {
 		ch <- prometheus.NewInvalidMetric(c.failed, fmt.Errorf(
 			"reading the kernel's counters failed (if it keeps failing, restart the exporter; counting then starts from 0): %w", err))

@@ -23,6 +23,13 @@ func (f *fakeTracer) Info() bpf.Info { return f.info }
 
 func (f *fakeTracer) Snapshot() (*bpf.Snapshot, error) {
 	f.snapshots++
+	if f.snapshot != nil {
+		for i := range f.snapshot.Workloads { // what grew last did so just now
+			if w := &f.snapshot.Workloads[i]; w.Grown.IsZero() {
+				w.Grown = f.snapshot.Time
+			}
+		}
+	}
 	return f.snapshot, f.err
 }
 

@@ -36,7 +36,7 @@ func (f *fakePods) Names(uids map[string]bool) map[string]workload.PodName {
 // told is what is exposed of workloads, "workload: container namespace/pod" each, in the order in which it comes.
 func told(t *testing.T, w *workloads, at time.Time, slots ...bpf.WorkloadCount) []string {
 	t.Helper()
-	ch := make(chan prometheus.Metric, 2*len(slots)+10)
+	ch := make(chan prometheus.Metric, 3*len(slots)+10)
 	w.collect(&bpf.Snapshot{Time: at, Attached: attached, Workloads: slots}, ch)
 	close(ch)
 	var all []string

@@ -11,7 +11,7 @@ import (
 // anew, to so many bytes: where each series has a workload of its own, which takes
 // most. What the whole program takes is seldom measured (make bench-scrape).
 func TestMemoryOfASeries(t *testing.T) {
-	const slots, mostKept, mostMade = 1 << 14, 950, 130
+	const slots, mostKept, mostMade = 1 << 14, 1020, 200
 	snapshot := full(slots)
 	snapshot.Sites = nil
 	collector := New(&fakeTracer{info: tracepointInfo, snapshot: snapshot}, nil)

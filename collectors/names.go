@@ -29,7 +29,8 @@ type vocabulary[Name comparable] struct {
 type word struct {
 	value  string
 	pair   dto.LabelPair
-	scrape uint64 // the last one that it was in
+	scrape uint64     // the last one that it was in
+	last   *lastCheck // of a workload
 }
 
 func newVocabulary[Name comparable](label string, write func(Name) string) *vocabulary[Name] {

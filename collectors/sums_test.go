@@ -18,7 +18,7 @@ func slotOf(path string, count uint64) bpf.WorkloadCount {
 // exposed is what the workloads are exposed as, in the order in which they come.
 func exposed(t *testing.T, w *workloads, slots ...bpf.WorkloadCount) []string {
 	t.Helper()
-	ch := make(chan prometheus.Metric, 2*len(slots)+10)
+	ch := make(chan prometheus.Metric, 3*len(slots)+10)
 	w.collect(&bpf.Snapshot{Attached: attached, Workloads: slots}, ch)
 	close(ch)
 	var all []string

@@ -22,6 +22,7 @@ type workloads struct {
 	names  whoNames
 	checks *sums[workloadCheck]
 	asides asides
+	last   *lastChecks
 	info   *info
 }
 
@@ -48,6 +49,7 @@ func newWorkloads(pods Pods) *workloads {
 				}
 			}),
 		asides: newAsides(common),
+		last:   newLastChecks(common),
 		info:   newInfo(pods, common),
 	}
 }
@@ -55,6 +57,7 @@ func newWorkloads(pods Pods) *workloads {
 func (w *workloads) describe(ch chan<- *prometheus.Desc) {
 	ch <- w.checks.desc
 	w.asides.describe(ch)
+	ch <- w.last.desc
 	ch <- w.info.desc
 	ch <- w.overflow
 	ch <- w.series
@@ -73,6 +76,7 @@ func sumOf(slot *bpf.WorkloadCount) sum { return sum{count: slot.Count, created:
 // workloadMetrics are those of one scrape.
 type workloadMetrics struct {
 	checks, fallbacks, probes []sumMetric
+	last                      []lastMetric
 	info                      []*infoMetric
 }
 
@@ -94,6 +98,9 @@ func (w *workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
 	send(metrics.checks, ch)
 	send(metrics.fallbacks, ch)
 	send(metrics.probes, ch)
+	for i := range metrics.last {
+		ch <- &metrics.last[i]
+	}
 	for _, metric := range metrics.info {
 		ch <- metric
 	}
@@ -118,6 +125,7 @@ func (w *workloads) metrics(s *bpf.Snapshot) (m workloadMetrics) {
 		}
 	})
 	m.fallbacks, m.probes = w.asides.of(slots, whose)
+	m.last = w.last.of(s, whose, &w.names, w.scrape)
 	m.info = w.info.of(s, whose, w.scrape)
 	w.names.forget(len(slots), w.scrape)
 	return m

@@ -88,7 +88,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
 
-	history := web.NewRecent(metrics, denials)
+	history := web.NewRecent(tracer, denials)
 	historyCtx, stopHistory := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { history.Run(historyCtx) })
