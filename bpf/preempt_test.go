@@ -78,13 +78,18 @@ func storm(args []string) error {
 	if err != nil {
 		return err
 	}
-	ask := func() error { return askSysAdmin(nil) }
+	var calls func()
 	if len(args) > 2 {
-		calls, err := asideCalls(args[2], args[3])
-		if err != nil {
+		if calls, err = asideCalls(args[2], args[3]); err != nil {
 			return err
 		}
-		ask = func() error { calls(); return nil }
+	}
+	ask := func() error {
+		if calls == nil {
+			return askSysAdmin(nil)
+		}
+		calls()
+		return nil
 	}
 	// Go's scheduler knows nothing of priorities: a real-time thread that waits for it may keep the CPU from the one it waits for.
 	runtime.GOMAXPROCS(runtime.NumCPU() * (kind.ordinary + len(kind.priorities) + 1))

@@ -159,7 +159,7 @@ func refused(args []string) error {
 	}
 	for range n {
 		if err := r.call(dir); err == nil || r.err != nil && !errors.Is(err, r.err) {
-			return fmt.Errorf("%s: %v; want %v", r.name, err, r.err)
+			return fmt.Errorf("%s: got %s; want %s", r.name, fmt.Sprint(err), fmt.Sprint(r.err))
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package collectors
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -9,6 +10,10 @@ import (
 
 	"capability_exporter/bpf"
 )
+
+// mostLastChecks are exposed, the latest: twice as many as there are series by
+// default, where each may be of a workload of its own.
+const mostLastChecks = 1 << 13
 
 // lastChecks exposes when a workload last made checks of a capability. That
 // outlives the series that counted them, for as long as the workload has any.
@@ -71,13 +76,21 @@ func (l *lastChecks) of(s *bpf.Snapshot, whose []who, names *whoNames, scrape ui
 		slices.Sort(ended)
 		known -= names.forgetChecks(scrape, ended[len(ended)-s.SeriesLimit-1])
 	}
-	metrics := make([]lastMetric, 0, known)
+	shown := make([]*lastCheck, 0, known)
 	for w := range names.ofWorkloads {
 		for c := w.last; c != nil && w.scrape == scrape; c = c.next {
-			metrics = append(metrics, lastMetric{of: c, desc: l.desc, value: float64(c.at) / 1000})
-			m := &metrics[len(metrics)-1]
-			m.gauge.Value = &m.value
+			shown = append(shown, c)
 		}
+	}
+	if len(shown) > mostLastChecks {
+		slices.SortFunc(shown, func(a, b *lastCheck) int { return cmp.Compare(b.at, a.at) })
+		shown = shown[:mostLastChecks]
+	}
+	metrics := make([]lastMetric, len(shown))
+	for i, c := range shown {
+		m := &metrics[i]
+		m.of, m.desc, m.value = c, l.desc, float64(c.at)/1000
+		m.gauge.Value = &m.value
 	}
 	return metrics
 }

@@ -85,6 +85,18 @@ func TestLastChecks(t *testing.T) {
 	}
 }
 
+// TestLatestChecksAreExposed: of more than there is room for, the latest.
+func TestLatestChecksAreExposed(t *testing.T) {
+	s := &bpf.Snapshot{Time: after(1e6), SeriesLimit: 2 * mostLastChecks}
+	for i := range mostLastChecks + 10 {
+		s.Workloads = append(s.Workloads, counted(fmt.Sprintf("/%d", i), "x", cap.CHOWN, float64(i)))
+	}
+	got := lastOf(t, newWorkloads(nil), s)
+	if _, oldest := got["CAP_CHOWN granted /9"]; oldest || len(got) != mostLastChecks {
+		t.Errorf("%d are exposed, the oldest among them: %t", len(got), oldest)
+	}
+}
+
 // TestLateSnapshot: of two snapshots at one time the older one may come last.
 func TestLateSnapshot(t *testing.T) {
 	w := newWorkloads(nil)

@@ -3,7 +3,6 @@ package collectors
 import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
-	"google.golang.org/protobuf/proto"
 
 	"capability_exporter/bpf"
 )
@@ -51,10 +50,10 @@ func refusalOf(slot *bpf.RefusalCount) refusal {
 
 func (r refusal) write() []*dto.LabelPair {
 	return []*dto.LabelPair{
-		{Name: proto.String("capability"), Value: proto.String(Capability(r.capability))},
-		{Name: proto.String("lsm"), Value: &r.lsm},
-		{Name: proto.String("process"), Value: &r.process},
-		{Name: proto.String("workload"), Value: &r.workload},
+		{Name: new("capability"), Value: new(Capability(r.capability))},
+		{Name: new("lsm"), Value: &r.lsm},
+		{Name: new("process"), Value: &r.process},
+		{Name: new("workload"), Value: &r.workload},
 	}
 }
 

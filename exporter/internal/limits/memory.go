@@ -23,7 +23,7 @@ const (
 	// and looked at by many (make bench-scrape).
 	toStart   = 28 << 20
 	toServe   = 40 << 20
-	forSeries = 5 << 10 // each
+	forSeries = 11 << 9 // each
 )
 
 // Serving is about what it takes at most, besides what the kernel counts in, with
