@@ -175,7 +175,7 @@ func TestMemoryThatMayBecomeShort(t *testing.T) {
 		if err := m.Fits(bpf.Memory{Maps: 1 << 20, Names: 2 << 20}, 4096); err != nil {
 			t.Error(err)
 		}
-		if strings.Contains(log.String(), `at_most="63 MiB" series_limit=4096`) != warned || (log.Len() != 0) != warned {
+		if strings.Contains(log.String(), `at_most="65 MiB" series_limit=4096`) != warned || (log.Len() != 0) != warned {
 			t.Errorf("%d: said %q", limit, &log)
 		}
 	}
