@@ -1,6 +1,8 @@
 package collectors
 
 import (
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
@@ -10,13 +12,15 @@ import (
 // refusals exposes what other security modules refused of what the kernel's own
 // for capabilities had granted.
 type refusals struct {
+	ended  *prometheus.Desc
+	missed *prometheus.Desc
+
+	mu      sync.Mutex // guards denials
 	denials *sums[refusal]
-	ended   *prometheus.Desc
-	missed  *prometheus.Desc
 }
 
-func newRefusals() refusals {
-	return refusals{
+func newRefusals() *refusals {
+	return &refusals{
 		denials: newSums(desc("capability_lsm_denials_total",
 			"Capability checks that were granted, and that another security module (lsm) refused. In capability_workload_checks_total they are granted. Those that found no series of their own stand under process=\"_other\", and where there was none for that either under workload=\"_other\".",
 			"lsm", "capability", "workload", "process"), refusal.write),
@@ -28,7 +32,7 @@ func newRefusals() refusals {
 	}
 }
 
-func (r refusals) describe(ch chan<- *prometheus.Desc) {
+func (r *refusals) describe(ch chan<- *prometheus.Desc) {
 	ch <- r.denials.desc
 	ch <- r.ended
 	ch <- r.missed
@@ -57,14 +61,20 @@ func (r refusal) write() []*dto.LabelPair {
 	}
 }
 
-func (r refusals) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
-	send(r.denials.of(len(s.Refusals), func(yield func(refusal, sum) bool) {
-		for i := range s.Refusals {
-			if c := &s.Refusals[i]; !yield(refusalOf(c), sum{count: c.Count, created: c.Created}) {
+func (r *refusals) sums(slots []bpf.RefusalCount) []sumMetric {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.denials.of(len(slots), func(yield func(refusal, sum) bool) {
+		for i := range slots {
+			if c := &slots[i]; !yield(refusalOf(c), sum{count: c.Count, created: c.Created}) {
 				return
 			}
 		}
-	}), ch)
+	})
+}
+
+func (r *refusals) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
+	send(r.sums(s.Refusals), ch) // whoever waits for the channel waits without the lock
 
 	type ended struct {
 		lsm        string
