@@ -327,6 +327,7 @@ func TestForeignPrograms(t *testing.T) {
 				if err := l.Close(); err != nil {
 					t.Fatal(err)
 				}
+				ask("unlearning", 2*n)
 				ask("after it", n/4)
 				s := checkIdentities(t, tr)
 				if sites := sitesOf(s, name, Check{Capability: 21}); len(sites) != 1 || symbolName(sites[0]) != "sys_sethostname" {
