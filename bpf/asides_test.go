@@ -129,13 +129,11 @@ func makeAside(args []string) error {
 func asideCalls(name, dir string) (func(), error) {
 	all := asideRows()
 	r := all[slices.IndexFunc(all, func(r asideRow) bool { return r.name == name })]
-	set := cap.NewSet()
-	err := errors.Join(set.SetFlag(cap.Permitted, true, r.keep...), set.SetFlag(cap.Effective, true, r.keep...), set.SetProc())
 	return func() {
 		for _, call := range r.calls {
 			_ = call(dir)
 		}
-	}, err
+	}, holding(r.keep).SetProc()
 }
 
 // TestAsideOfTheKey: what a slot leaves to its series when it changes hands is still set aside.

@@ -177,7 +177,7 @@ func (h *holdings) counts(progress *programs.HeldLook) ([]HeldCount, error) {
 	var found []placed
 	var slot programs.HeldSlot
 	for i := range uint32(programs.HeldSlots) {
-		if err := readAt(h.slots, int64(i)*int64(len(bytesOf(&slot))), &slot); err != nil {
+		if err := record(h.slots, i, &slot); err != nil {
 			return nil, fmt.Errorf("read what processes hold: %w", err)
 		}
 		if slot.Look != h.number {

@@ -14,10 +14,7 @@ import (
 
 // openAndLook is the helper that does the exporter's work with the two capabilities alone.
 func openAndLook([]string) error {
-	set := cap.NewSet()
-	if err := errors.Join(
-		set.SetFlag(cap.Permitted, true, RequiredCapabilities()...), set.SetFlag(cap.Effective, true, RequiredCapabilities()...), set.SetProc(),
-	); err != nil {
+	if err := holding(RequiredCapabilities()).SetProc(); err != nil {
 		return err
 	}
 	tr, err := Open(Options{HeldInterval: 200 * time.Millisecond})

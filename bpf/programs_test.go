@@ -1,7 +1,6 @@
 package bpf
 
 import (
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -50,8 +49,7 @@ func TestRealPrograms(t *testing.T) {
 	}{{
 		name: "ping-with-file-capability", program: "ping",
 		prepare: func(path string) error {
-			set := cap.NewSet()
-			return errors.Join(set.SetFlag(cap.Permitted, true, cap.NET_RAW), set.SetFlag(cap.Effective, true, cap.NET_RAW), set.SetFile(path))
+			return holding([]cap.Value{cap.NET_RAW}).SetFile(path)
 		},
 		command: func(path string) *exec.Cmd { return asNobody(exec.Command(path, "-c1", "-w2", "127.0.0.1")) },
 		want:    Check{Capability: uint8(cap.NET_RAW)},

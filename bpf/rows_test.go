@@ -374,6 +374,17 @@ var (
 	errNone = errors.New("no error") // in row.withoutErr: the call succeeds all the same
 )
 
+// holding is a set with these, permitted and effective, and no others.
+func holding(keep []cap.Value) *cap.Set {
+	set := cap.NewSet()
+	for _, flag := range []cap.Flag{cap.Permitted, cap.Effective} {
+		if err := set.SetFlag(flag, true, keep...); err != nil {
+			panic(err) // a capability that there is not
+		}
+	}
+	return set
+}
+
 // makeRow is the helper that makes one row's calls: row NAME with|without N DIR.
 func makeRow(args []string) error {
 	runtime.LockOSThread()
@@ -387,8 +398,7 @@ func makeRow(args []string) error {
 	if args[1] == "without" {
 		keep, wanted = nil, r.withoutErr
 	}
-	set := cap.NewSet()
-	if err := errors.Join(set.SetFlag(cap.Permitted, true, keep...), set.SetFlag(cap.Effective, true, keep...), set.SetProc()); err != nil {
+	if err := holding(keep).SetProc(); err != nil {
 		return err
 	}
 	for i := range n {

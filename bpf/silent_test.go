@@ -78,7 +78,7 @@ func silentRows() []silentRow {
 			name: "bounded", keep: []cap.Value{cap.SYS_ADMIN}, err: unix.EPERM, call: runs(program),
 			prepare: func(dir string) error {
 				to := filepath.Join(dir, program)
-				return errors.Join(copied("/bin/true", to), fileCaps(to, cap.SYS_TIME), cap.DropBound(cap.SYS_TIME))
+				return errors.Join(copied("/bin/true", to), holding([]cap.Value{cap.SYS_TIME}).SetFile(to), cap.DropBound(cap.SYS_TIME))
 			},
 		},
 		{ // a program that looks at its own sets, and never asks
@@ -129,12 +129,6 @@ func refuse(call uint32) error {
 	return syscall3(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})))
 }
 
-// fileCaps gives a file capabilities, permitted and effective.
-func fileCaps(path string, caps ...cap.Value) error {
-	set := cap.NewSet()
-	return errors.Join(set.SetFlag(cap.Permitted, true, caps...), set.SetFlag(cap.Effective, true, caps...), set.SetFile(path))
-}
-
 // refused is the helper that makes a row's calls: refused NAME N DIR.
 func refused(args []string) error {
 	runtime.LockOSThread()
@@ -153,8 +147,7 @@ func refused(args []string) error {
 			return fmt.Errorf("preparing %s: %w", r.name, err)
 		}
 	}
-	set := cap.NewSet()
-	if err := errors.Join(set.SetFlag(cap.Permitted, true, r.keep...), set.SetFlag(cap.Effective, true, r.keep...), set.SetProc()); err != nil {
+	if err := holding(r.keep).SetProc(); err != nil {
 		return err
 	}
 	for range n {

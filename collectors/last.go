@@ -59,7 +59,7 @@ func (l *lastChecks) of(s *bpf.Snapshot, whose []who, names *whoNames, scrape ui
 			c.at, c.scrape = max(c.at, slot.Grown.UnixMilli()), scrape
 		}
 	}
-	known := 0
+	known := 0 // at most
 	var ended []int64
 	for w := range names.ofWorkloads {
 		if w.scrape != scrape && !late {
@@ -74,7 +74,7 @@ func (l *lastChecks) of(s *bpf.Snapshot, whose []who, names *whoNames, scrape ui
 	}
 	if len(ended) > s.SeriesLimit && !late {
 		slices.Sort(ended)
-		known -= names.forgetChecks(scrape, ended[len(ended)-s.SeriesLimit-1])
+		names.forgetChecks(scrape, ended[len(ended)-s.SeriesLimit-1])
 	}
 	shown := make([]*lastCheck, 0, known)
 	for w := range names.ofWorkloads {
@@ -122,20 +122,17 @@ func (n *whoNames) ofWorkloads(yield func(*word) bool) {
 	}
 }
 
-// forgetChecks lets go of checks that no series counts any more, up to a time. It
-// returns how many.
-func (n *whoNames) forgetChecks(scrape uint64, oldest int64) (forgotten int) {
+// forgetChecks lets go of checks that no series counts any more, up to a time.
+func (n *whoNames) forgetChecks(scrape uint64, oldest int64) {
 	for w := range n.ofWorkloads {
 		for at := &w.last; *at != nil; {
 			if c := *at; c.scrape != scrape && c.at <= oldest {
 				*at = c.next
-				forgotten++
 			} else {
 				at = &c.next
 			}
 		}
 	}
-	return forgotten
 }
 
 // lastMetric is one of them, with all that it needs in one piece of memory.
