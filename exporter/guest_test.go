@@ -103,11 +103,15 @@ func TestBinaryEndsSeriesUnderSysctls(t *testing.T) {
 	if os.Getenv(prebuilt) == "" {
 		t.Skip("changes sysctls for good, so it runs in a guest alone (make test-vm)")
 	}
-	const each, apart = 5, 20 * time.Second // housekeeping comes every ten seconds
+	const (
+		limit, each = 256, 5
+		apart       = 20 * time.Second // housekeeping comes every ten seconds
+	)
 	program := copyOf(t, exporter(t))
-	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", "--series.limit=128")...)
-	for range 3 { // with more than half of the series in use, to the last, those of a cgroup that is gone end soon
-		attack(t, 17, newCgroup(t))
+	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0", "--privileges.keep=none", fmt.Sprintf("--series.limit=%d", limit))...)
+	// With more than half of the series in use, to the last, those of a cgroup that is gone end soon. Each has a fair share of its own.
+	for range 4 {
+		attack(t, 34, newCgroup(t))
 	}
 	values := []string{"0", "2", "1"}
 	var cgroups []string
@@ -127,6 +131,9 @@ func TestBinaryEndsSeriesUnderSysctls(t *testing.T) {
 	for n, value := range values {
 		if got := p.metric(t, endedDenials); got != float64(n*each) {
 			t.Fatalf("%v checks of series that ended before it was %s, want %d", got, value, n*each)
+		}
+		if n := p.metric(t, "capability_exporter_workload_series"); n < limit/2+2*each {
+			t.Fatalf("%v of %d series are in use", n, limit)
 		}
 		setSysctl(t, "unprivileged_bpf_disabled", value)
 		p.waitForEnded(t, float64((n+1)*each))
