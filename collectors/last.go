@@ -22,6 +22,7 @@ type lastChecks struct {
 	desc   *prometheus.Desc
 	common pairs
 	time   time.Time // of the last snapshot
+	known  uint64    // so far
 }
 
 // lastCheck is when a workload last made checks of a kind.
@@ -31,6 +32,7 @@ type lastCheck struct {
 	labels     [3]*dto.LabelPair // by name, as client_golang wants them
 	at         int64             // in milliseconds
 	scrape     uint64            // the last one with a series that counts them
+	number     uint64            // how many were known of before it
 	next       *lastCheck        // of the workload's
 }
 
@@ -83,7 +85,7 @@ func (l *lastChecks) of(s *bpf.Snapshot, whose []who, names *whoNames, scrape ui
 		}
 	}
 	if len(shown) > mostLastChecks {
-		slices.SortFunc(shown, func(a, b *lastCheck) int { return cmp.Compare(b.at, a.at) })
+		slices.SortFunc(shown, later)
 		shown = shown[:mostLastChecks]
 	}
 	metrics := make([]lastMetric, len(shown))
@@ -95,6 +97,11 @@ func (l *lastChecks) of(s *bpf.Snapshot, whose []who, names *whoNames, scrape ui
 	return metrics
 }
 
+// later orders by time, the latest first, and always in the same way: of those of one time each scrape shows the same.
+func later(a, b *lastCheck) int {
+	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(a.number, b.number))
+}
+
 // check finds or makes what is known of a workload's checks of a kind.
 func (l *lastChecks) check(w *word, of bpf.Check) *lastCheck {
 	for c := w.last; c != nil; c = c.next {
@@ -102,7 +109,8 @@ func (l *lastChecks) check(w *word, of bpf.Check) *lastCheck {
 			return c
 		}
 	}
-	w.last = &lastCheck{capability: of.Capability, denied: of.Denied, next: w.last, labels: [3]*dto.LabelPair{
+	l.known++
+	w.last = &lastCheck{capability: of.Capability, denied: of.Denied, number: l.known, next: w.last, labels: [3]*dto.LabelPair{
 		l.common.of("capability", Capability(of.Capability)), l.common.of("result", Result(of.Denied)), &w.pair,
 	}}
 	return w.last

@@ -97,6 +97,24 @@ func TestLatestChecksAreExposed(t *testing.T) {
 	}
 }
 
+// TestOfOneTimeTheSameAreExposed: where the last place goes to one of many of one time, each scrape gives it to the same.
+func TestOfOneTimeTheSameAreExposed(t *testing.T) {
+	s := &bpf.Snapshot{Time: after(1e6), SeriesLimit: 4 * mostLastChecks}
+	for i := range mostLastChecks {
+		path := fmt.Sprintf("/%d", i)
+		denied := counted(path, "x", cap.KILL, 1)
+		denied.Check.Denied = true
+		s.Workloads = append(s.Workloads, counted(path, "x", cap.CHOWN, 1), counted(path, "x", cap.KILL, 1), denied)
+	}
+	w := newWorkloads(nil)
+	first := lastOf(t, w, s)
+	for range 3 {
+		if again := lastOf(t, w, s); !maps.Equal(first, again) {
+			t.Fatal("others are exposed the next time")
+		}
+	}
+}
+
 // TestLateSnapshot: of two snapshots at one time the older one may come last.
 func TestLateSnapshot(t *testing.T) {
 	w := newWorkloads(nil)
