@@ -10,6 +10,8 @@ BUILD   := $(CURDIR)/build
 ARGS    ?=
 # For make mutate: -run REGEXP takes only the lines of the list that match.
 MUTATE_ARGS ?=
+# For make mixin: -help lists what can be chosen.
+MIXIN_ARGS ?=
 # How long `make fuzz` runs each fuzz target.
 FUZZTIME ?= 30s
 # The race detector makes all slower, so this is far above what a test takes.
@@ -62,7 +64,7 @@ run: build ## Build and run the exporter, as root; flags in ARGS
 .PHONY: test
 test: test-deps ## Install what is missing, then run every check and test
 	bpf/vm/matrix fetch >$(BUILD)/fetch.log 2>&1 & \
-	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd generate-check build lint && \
+	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd mixin-check generate-check build lint && \
 	wait && $(MAKE) --no-print-directory go-test test-vm
 
 # What the live tests start beside themselves, and what test-vm takes into its guests: without the race detector.
@@ -79,7 +81,7 @@ helpers:
 .PHONY: go-test
 go-test: tools helpers ## Run Go's tests alone, with the race detector
 	CAPABILITY_EXPORTER_HELPERS=$(BUILD)/$$(go env GOARCH) CGO_ENABLED=1 go test -race -count=1 -p 1 -timeout $(TEST_TIMEOUT) ./...
-	go -C .tools test -count=1 ./mutate
+	go -C .tools test -count=1 ./mutate ./mixin
 
 .PHONY: vet
 vet: ## Run go vet, for amd64 and arm64
@@ -148,6 +150,17 @@ generate-check: generate ## Fail if the committed BPF objects are not what their
 	if [ -n "$$changed" ]; then \
 		echo "These differ from what is committed; run 'make generate' and commit them:"; echo "$$changed"; exit 1; \
 	fi
+
+.PHONY: mixin
+mixin: ## Make the alert rules and dashboards again, from .tools/mixin (MIXIN_ARGS)
+	go -C .tools run ./mixin $(MIXIN_ARGS)
+
+.PHONY: mixin-check
+mixin-check: ## Fail if the committed rules and dashboards are not what .tools/mixin makes
+	@go -C .tools run ./mixin -out $(BUILD)/mixin
+	@cd $(BUILD)/mixin && for file in $$(find . -type f); do \
+		cmp "$$file" "$(CURDIR)/$$file" || { echo "It is not what .tools/mixin makes: change it there, and run 'make mixin'."; exit 1; }; \
+	done
 
 .PHONY: check-rules
 check-rules: tools ## Check the alert rules and run their unit tests

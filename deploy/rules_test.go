@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v2"
+
+	"capability_exporter/dashboards"
 )
 
 // TestAlerts: promtool's tests (`make check-rules`) can only fail for alerts
@@ -62,6 +64,14 @@ func TestAlerts(t *testing.T) {
 			}
 		}
 	}
+	sections := map[string]bool{} // of the runbook
+	for _, heading := range regexp.MustCompile(`(?m)^## (\w+)$`).FindAllStringSubmatch(read(t, "prometheus/RUNBOOK.md"), -1) {
+		sections[heading[1]] = true
+	}
+	dashboard, err := dashboards.Capabilities()
+	if err != nil {
+		t.Fatal(err)
+	}
 	pages := map[string]bool{}
 	for _, group := range rules.Groups {
 		for _, rule := range group.Rules {
@@ -76,6 +86,18 @@ func TestAlerts(t *testing.T) {
 					t.Errorf("%s has no %s", rule.Alert, key)
 				}
 			}
+			if link := rule.Annotations["runbook_url"]; link != "RUNBOOK.md#"+strings.ToLower(rule.Alert) || !sections[rule.Alert] {
+				t.Errorf("%s: runbook_url %q, and a section of that name: %t", rule.Alert, link, sections[rule.Alert])
+			}
+			delete(sections, rule.Alert)
+			if link := rule.Annotations["dashboard_url"]; !strings.HasPrefix(link, "/d/"+dashboard.UID) {
+				t.Errorf("%s: dashboard_url %q, and the dashboard is %q", rule.Alert, link, dashboard.UID)
+			}
+			for _, choice := range regexp.MustCompile(`var-(\w+)=\{\{ urlquery \$labels\.(\w+) \}\}`).FindAllStringSubmatch(rule.Annotations["dashboard_url"], -1) {
+				if choice[1] != choice[2] || !slices.ContainsFunc(dashboard.Templating.List, func(v dashboards.Variable) bool { return v.Name == choice[1] }) {
+					t.Errorf("%s: the dashboard has no variable for %q", rule.Alert, choice[0])
+				}
+			}
 			switch rule.Labels["severity"] {
 			case "critical":
 				pages[rule.Alert] = true
@@ -84,6 +106,9 @@ func TestAlerts(t *testing.T) {
 				t.Errorf("%s: severity %q", rule.Alert, rule.Labels["severity"])
 			}
 		}
+	}
+	if len(sections) > 0 {
+		t.Errorf("the runbook has sections of no alert: %q", slices.Sorted(maps.Keys(sections)))
 	}
 	want := []string{
 		"CapabilityExporterAbsent", "CapabilityExporterEviction", "CapabilityExporterOverflow", "CapabilityRulesFailing",
