@@ -93,23 +93,40 @@ struct user_namespace {
 struct sighting {
 	__u64 tgid;
 	__s32 cap, ret, level, depth;
-	__u32 opts; // only of the program `opts`
-	__u32 unused;
+	__u32 opts; // only of the programs `opts` and `both`
+	__u32 tid;
+	__u64 call; // how many system calls the thread had begun, where `calls_begun` counts them
 	__u64 stack[FRAMES];
 };
 
 struct sighting *unused_sighting __attribute__((unused));
 
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u64);
+} calls SEC(".maps");
+
+volatile const __u32 watched_only; // leaves out the threads whose calls are not counted
+
 static __always_inline int sight(void *ctx, struct user_namespace *target, int cap, __u32 opts, int ret)
 {
-	struct sighting *s = bpf_ringbuf_reserve(&sightings, sizeof(*s), 0);
+	__u32 tid = bpf_get_current_pid_tgid();
+	__u64 *call = bpf_map_lookup_elem(&calls, &tid);
+	struct sighting *s;
 	long n;
 
+	if (watched_only && !call)
+		return 0;
+	s = bpf_ringbuf_reserve(&sightings, sizeof(*s), 0);
 	__sync_fetch_and_add(&sightings_made, 1);
 	if (!s) {
 		__sync_fetch_and_add(&sightings_lost, 1);
 		return 0;
 	}
+	s->call = call ? *call : 0;
+	s->tid = tid;
 	s->tgid = bpf_get_current_pid_tgid() >> 32;
 	s->cap = cap;
 	s->ret = ret;
@@ -134,4 +151,33 @@ SEC("fentry/cap_capable")
 int BPF_PROG(opts, const void *cred, struct user_namespace *target, int cap, unsigned int opts)
 {
 	return sight(ctx, target, cap, opts, 0);
+}
+
+// One that is told both, for a kernel without the tracepoint.
+SEC("fexit/cap_capable")
+int BPF_PROG(both, const void *cred, struct user_namespace *target, int cap, unsigned int opts, int ret)
+{
+	return sight(ctx, target, cap, opts, ret);
+}
+
+// Which checks were made in one system call: threads whose names begin so count theirs.
+SEC("tp_btf/sys_enter")
+int calls_begun(void *ctx)
+{
+	static const char watched[] = "aside-";
+	__u32 tid = bpf_get_current_pid_tgid();
+	__u64 *call, first = 1;
+	char comm[16];
+	int i;
+
+	bpf_get_current_comm(comm, sizeof(comm));
+	for (i = 0; i < sizeof(watched) - 1; i++)
+		if (comm[i] != watched[i])
+			return 0;
+	call = bpf_map_lookup_elem(&calls, &tid);
+	if (call)
+		++*call;
+	else
+		bpf_map_update_elem(&calls, &tid, &first, 0);
+	return 0;
 }

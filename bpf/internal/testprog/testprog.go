@@ -4,6 +4,7 @@ package testprog
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -16,6 +17,8 @@ type Sighting = testprogSighting
 
 // The programs by name.
 const (
+	Both            = "both"
+	CallsBegun      = "calls_begun"
 	Empty           = "empty"
 	ForeignFentry   = "foreign_fentry"
 	ForeignFexit    = "foreign_fexit"
@@ -26,21 +29,26 @@ const (
 	Witness         = "witness"
 )
 
-// Loaded is one program with the maps it uses. The program is not attached.
+// Loaded is one program with the maps it uses, and those that were loaded beside it. None is attached.
 type Loaded struct {
 	Collection *ebpf.Collection
 	Program    *ebpf.Program
 }
 
-// Load loads the one program.
-func Load(name string) (*Loaded, error) {
+// Load loads the one program, and others that share its maps. Beside CallsBegun, a witness sees only the threads that are watched.
+func Load(name string, beside ...string) (*Loaded, error) {
 	spec, err := loadTestprog()
 	if err != nil {
 		return nil, fmt.Errorf("read the test programs: %w", err)
 	}
 	for other := range spec.Programs {
-		if other != name {
+		if other != name && !slices.Contains(beside, other) {
 			delete(spec.Programs, other)
+		}
+	}
+	if slices.Contains(beside, CallsBegun) {
+		if err := spec.Variables["watched_only"].Set(uint32(1)); err != nil {
+			return nil, fmt.Errorf("set what the test programs watch: %w", err)
 		}
 	}
 	c, err := ebpf.NewCollection(spec)
@@ -53,6 +61,11 @@ func Load(name string) (*Loaded, error) {
 // Attach attaches the program until the link is closed.
 func (l *Loaded) Attach() (link.Link, error) {
 	return link.AttachTracing(link.TracingOptions{Program: l.Program})
+}
+
+// AttachOf attaches one of those that were loaded together, likewise.
+func (l *Loaded) AttachOf(name string) (link.Link, error) {
+	return link.AttachTracing(link.TracingOptions{Program: l.Collection.Programs[name]})
 }
 
 // Close unloads the program, unless it is still attached.

@@ -25,23 +25,27 @@ type testprogRecord struct {
 }
 
 type testprogSighting struct {
-	_      structs.HostLayout
-	Tgid   uint64
-	Cap    int32
-	Ret    int32
-	Level  int32
-	Depth  int32
-	Opts   uint32
-	Unused uint32
-	Stack  [24]uint64
+	_     structs.HostLayout
+	Tgid  uint64
+	Cap   int32
+	Ret   int32
+	Level int32
+	Depth int32
+	Opts  uint32
+	Tid   uint32
+	Call  uint64
+	Stack [24]uint64
 }
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	testprogMapCalls            = "calls"
 	testprogMapRecords          = "records"
 	testprogMapSightings        = "sightings"
+	testprogProgBoth            = "both"
+	testprogProgCallsBegun      = "calls_begun"
 	testprogProgEmpty           = "empty"
 	testprogProgForeignFentry   = "foreign_fentry"
 	testprogProgForeignFexit    = "foreign_fexit"
@@ -55,6 +59,7 @@ const (
 	testprogVarSightingsMade    = "sightings_made"
 	testprogVarUnusedRecord     = "unused_record"
 	testprogVarUnusedSighting   = "unused_sighting"
+	testprogVarWatchedOnly      = "watched_only"
 )
 
 // loadTestprog returns the embedded CollectionSpec for testprog.
@@ -99,6 +104,8 @@ type testprogSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type testprogProgramSpecs struct {
+	Both            *ebpf.ProgramSpec `ebpf:"both"`
+	CallsBegun      *ebpf.ProgramSpec `ebpf:"calls_begun"`
 	Empty           *ebpf.ProgramSpec `ebpf:"empty"`
 	ForeignFentry   *ebpf.ProgramSpec `ebpf:"foreign_fentry"`
 	ForeignFexit    *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
@@ -113,6 +120,7 @@ type testprogProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type testprogMapSpecs struct {
+	Calls     *ebpf.MapSpec `ebpf:"calls"`
 	Records   *ebpf.MapSpec `ebpf:"records"`
 	Sightings *ebpf.MapSpec `ebpf:"sightings"`
 }
@@ -126,6 +134,7 @@ type testprogVariableSpecs struct {
 	SightingsMade  *ebpf.VariableSpec `ebpf:"sightings_made"`
 	UnusedRecord   *ebpf.VariableSpec `ebpf:"unused_record"`
 	UnusedSighting *ebpf.VariableSpec `ebpf:"unused_sighting"`
+	WatchedOnly    *ebpf.VariableSpec `ebpf:"watched_only"`
 }
 
 // testprogObjects contains all objects after they have been loaded into the kernel.
@@ -148,12 +157,14 @@ func (o *testprogObjects) Close() error {
 //
 // It can be passed to loadTestprogObjects or ebpf.CollectionSpec.LoadAndAssign.
 type testprogMaps struct {
+	Calls     *ebpf.Map `ebpf:"calls"`
 	Records   *ebpf.Map `ebpf:"records"`
 	Sightings *ebpf.Map `ebpf:"sightings"`
 }
 
 func (m *testprogMaps) Close() error {
 	return _TestprogClose(
+		m.Calls,
 		m.Records,
 		m.Sightings,
 	)
@@ -168,12 +179,15 @@ type testprogVariables struct {
 	SightingsMade  *ebpf.Variable `ebpf:"sightings_made"`
 	UnusedRecord   *ebpf.Variable `ebpf:"unused_record"`
 	UnusedSighting *ebpf.Variable `ebpf:"unused_sighting"`
+	WatchedOnly    *ebpf.Variable `ebpf:"watched_only"`
 }
 
 // testprogPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadTestprogObjects or ebpf.CollectionSpec.LoadAndAssign.
 type testprogPrograms struct {
+	Both            *ebpf.Program `ebpf:"both"`
+	CallsBegun      *ebpf.Program `ebpf:"calls_begun"`
 	Empty           *ebpf.Program `ebpf:"empty"`
 	ForeignFentry   *ebpf.Program `ebpf:"foreign_fentry"`
 	ForeignFexit    *ebpf.Program `ebpf:"foreign_fexit"`
@@ -186,6 +200,8 @@ type testprogPrograms struct {
 
 func (p *testprogPrograms) Close() error {
 	return _TestprogClose(
+		p.Both,
+		p.CallsBegun,
 		p.Empty,
 		p.ForeignFentry,
 		p.ForeignFexit,
