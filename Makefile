@@ -26,6 +26,7 @@ TEST_PACKAGES += gcc libc6-dev       # the race detector is linked with cgo
 TEST_PACKAGES += clang-19            # the BPF compiler, pinned: generate-check compares its output
 TEST_PACKAGES += llvm-19             # llvm-strip-19, which bpf2go runs
 TEST_PACKAGES += libcap2-bin         # capsh, setcap: privileges by hand
+TEST_PACKAGES += e2fsprogs           # mkfs.ext4: a file system that is full but for root's blocks
 TEST_PACKAGES += util-linux mount    # setpriv, unshare, mount: workloads that use or lack a capability
 TEST_PACKAGES += iproute2            # ip: CAP_NET_ADMIN by a real program
 TEST_PACKAGES += iputils-ping        # ping: CAP_NET_RAW by a real program

@@ -37,6 +37,12 @@ func decodeTold(raw []byte) (*programs.Announcement, *programs.CgroupRecord, err
 	return a, r, nil
 }
 
+// symbolKey is a kernel function's name as the kernel side's tables have it.
+func symbolKey(name string) (key [programs.SymbolSize]byte) {
+	copy(key[:], name)
+	return key
+}
+
 func text(raw []byte) string { return string(untilNUL(raw)) }
 
 func untilNUL(raw []byte) []byte {
@@ -81,6 +87,9 @@ func asideOf(part uint32) Aside {
 	a := Aside{Probe: part&1 != 0}
 	if after := part >> 1 & 127; after != 0 {
 		a.Fallback, a.First = true, uint8(after-1)
+	}
+	if before := part >> 8 & 127; before != 0 {
+		a.Last, a.Earlier = true, uint8(before-1)
 	}
 	return a
 }

@@ -159,9 +159,27 @@ func stormKinds() map[string]stormKind {
 }
 
 // interrupted is the helper that makes n checks while interrupts of the same CPU make others, of CAP_NET_RAW: the kernel asks for it
-// before it hands out a sent packet with its time stamp, and sends what is paced from a timer. interrupted N
+// before it hands out a sent packet with its time stamp, and sends what is paced from a timer. interrupted N [ROW DIR], the calls of an
+// aside's row with what that keeps.
 func interrupted(args []string) error {
 	runtime.LockOSThread()
+	ask := func() error { return askSysAdmin(args[:1]) }
+	if len(args) > 1 {
+		n, err := strconv.Atoi(args[0])
+		if err != nil {
+			return err
+		}
+		calls, err := asideCalls(args[1], args[2])
+		if err != nil {
+			return err
+		}
+		ask = func() error {
+			for range n {
+				calls()
+			}
+			return nil
+		}
+	}
 	if err := stayOn(0); err != nil { // as the threads to come do
 		return err
 	}
@@ -207,12 +225,11 @@ func interrupted(args []string) error {
 			}
 		})
 	}()
-	return askSysAdmin(args)
+	return ask()
 }
 
-// TestInterrupted makes checks in the middle of others, in interrupts.
-func TestInterrupted(t *testing.T) {
-	const n, name = 500_000, "interrupted"
+// stampsAsk has the kernel ask for a capability before it hands out time stamps.
+func stampsAsk(t *testing.T) {
 	const setting = "/proc/sys/net/core/tstamp_allow_data"
 	before, err := os.ReadFile(setting)
 	if err != nil {
@@ -226,6 +243,12 @@ func TestInterrupted(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestInterrupted makes checks in the middle of others, in interrupts.
+func TestInterrupted(t *testing.T) {
+	const n, name = 500_000, "interrupted"
+	stampsAsk(t)
 	tr := openLive(t, Options{})
 	path := executable(t, name)
 	run(t, helper(path, "interrupted", strconv.Itoa(n)))

@@ -102,7 +102,7 @@ func (t *Tracer) watch(lsm source.LSM) (_ *refusals, err error) {
 	}()
 	maps := objects.Collection.Maps
 	if err := errors.Join(
-		fillPathArguments(maps["path_arguments"]),
+		fillBySystemCall(maps["path_arguments"], pathArguments()),
 		fillSlots(maps["free_whos"], programs.WhoFixed, limit-keptOf(limit)),
 		fillSlots(maps["free_kept"], programs.WhoFixed+limit-keptOf(limit), keptOf(limit)),
 	); err != nil {

@@ -39,18 +39,18 @@ func pathArguments() map[string]uint8 {
 	return paths
 }
 
-// fillPathArguments tells the kernel side, by this machine's numbers.
-func fillPathArguments(table *ebpf.Map) error {
+// fillBySystemCall tells the kernel side something of system calls, by this machine's numbers.
+func fillBySystemCall[T any](table *ebpf.Map, of map[string]T) error {
 	calls, err := arch.GetInfo("")
 	if err != nil {
 		return fmt.Errorf("find the system calls' numbers: %w", err)
 	}
-	for name, argument := range pathArguments() {
+	for name, value := range of {
 		number, known := calls.SyscallNames[name]
 		if !known { // arm64 has only the newer ones
 			continue
 		}
-		if err := table.Put(uint32(number), argument); err != nil {
+		if err := table.Put(uint32(number), value); err != nil {
 			return fmt.Errorf("fill the table of system calls: %w", err)
 		}
 	}

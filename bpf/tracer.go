@@ -15,6 +15,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf/internal/callers"
 	"capability_exporter/bpf/internal/programs"
@@ -165,7 +166,7 @@ func Open(opts Options) (*Tracer, error) {
 			SeriesLimit: opts.SeriesLimit, SeriesKept: keptOf(opts.SeriesLimit), SiteLimit: opts.SiteLimit, RingSize: opts.RingSize, GoneSize: opts.goneSize,
 			DenialBurst: opts.denialBurst, ConfirmEvery: opts.confirmEvery, Pair: opts.pair, Logger: opts.Logger,
 			Seed: opts.seeds[0], NameSeed: opts.seeds[1], NameMask: *opts.nameMask, Fits: opts.Fits,
-			Fallbacks: callers.Fallbacks(), Harmless: callers.Harmless(),
+			Harmless: callers.Harmless(),
 		})
 		if err == nil {
 			t.source = s
@@ -189,24 +190,40 @@ func Open(opts Options) (*Tracer, error) {
 	return t, nil
 }
 
+func fillFallbacks(table *ebpf.Map) error {
+	all := map[programs.Place]programs.Fallback{}
+	for at, f := range callers.Fallbacks() {
+		all[programs.Place{Function: symbolKey(at.Function), Cap: uint64(at.Capability)}] = programs.Fallback{Same: f.Same, Elsewhere: f.Elsewhere}
+	}
+	for _, name := range callers.Interrupts() {
+		all[programs.Place{Function: symbolKey(name), Cap: uint64(cap.NET_RAW)}] = programs.Fallback{Interrupt: 1}
+	}
+	for at, f := range all {
+		if err := table.Put(at, f); err != nil {
+			return fmt.Errorf("fill the table of what is asked for after a denial: %w", err)
+		}
+	}
+	return nil
+}
+
 // start fills the maps, attaches, and starts what runs beside the kernel side.
 func (t *Tracer) start() (err error) {
 	maps := t.objects.Collection.Maps
 	for name, role := range callers.Roles() {
-		var key [programs.SymbolSize]byte
-		copy(key[:], name)
-		if err := maps["roles"].Put(key, role); err != nil {
+		if err := maps["roles"].Put(symbolKey(name), role); err != nil {
 			return fmt.Errorf("fill the table of kernel functions: %w", err)
 		}
 	}
-	for name, caps := range callers.Probes() {
-		var key [programs.SymbolSize]byte
-		copy(key[:], name)
-		if err := maps["probes"].Put(key, caps); err != nil {
+	for name, p := range callers.Probes() {
+		if err := maps["probes"].Put(symbolKey(name), programs.Probe{Caps: p.Any, Plain: p.Plain}); err != nil {
 			return fmt.Errorf("fill the table of kernel functions that go on: %w", err)
 		}
 	}
-	if err := fillPathArguments(maps["path_arguments"]); err != nil {
+	if err := errors.Join(
+		fillFallbacks(maps["fallbacks"]),
+		fillBySystemCall(maps["path_arguments"], pathArguments()),
+		fillBySystemCall(maps["calls"], callers.FallbackCalls()),
+	); err != nil {
 		return err
 	}
 	kept := keptOf(t.opts.SeriesLimit)

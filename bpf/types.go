@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"iter"
 	"time"
 
 	"capability_exporter/bpf/internal/source"
@@ -84,8 +85,20 @@ type Aside struct {
 	// Fallback is set where the kernel only asked because First had been denied at the same place.
 	Fallback bool
 	First    uint8
+	// Last is set where First had only been asked for because Earlier had been denied: of three that will do, this is the last.
+	Last    bool
+	Earlier uint8
 	// Probe is set where it was denied, and the kernel went on all the same.
 	Probe bool
+}
+
+// Firsts are the capabilities that were denied before the kernel asked for this one in their place.
+func (a Aside) Firsts() iter.Seq[uint8] {
+	return func(yield func(uint8) bool) {
+		if a.Fallback && yield(a.First) && a.Last {
+			yield(a.Earlier)
+		}
+	}
 }
 
 // WorkloadCount is the number of audited checks of one kind that one

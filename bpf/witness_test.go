@@ -15,7 +15,9 @@ import (
 
 	"capability_exporter/bpf/internal/testprog"
 
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
 // A witness sees every check with its whole stack, by a program and by rules of its own. It shares nothing with the product.
@@ -40,10 +42,10 @@ type testimony struct {
 	asker   string
 }
 
-// newWitness attaches a program, testprog.Witness or testprog.Opts.
-func newWitness(t *testing.T, program string) *witness {
+// newWitness attaches a program, testprog.Witness or one of its like, and others that it is told by.
+func newWitness(t *testing.T, program string, beside ...string) *witness {
 	needsRoot(t)
-	loaded, err := testprog.Load(program)
+	loaded, err := testprog.Load(program, beside...)
 	if err != nil {
 		t.Skipf("the kernel lets nobody have the program %s: %v", program, err)
 	}
@@ -53,9 +55,13 @@ func newWitness(t *testing.T, program string) *witness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := loaded.Attach()
-	if err != nil {
-		t.Fatal(err)
+	var links []link.Link
+	for _, name := range append(beside, program) {
+		l, err := loaded.AttachOf(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		links = append(links, l)
 	}
 	var reading sync.WaitGroup
 	reading.Go(func() {
@@ -75,7 +81,9 @@ func newWitness(t *testing.T, program string) *witness {
 		}
 	})
 	t.Cleanup(func() {
-		l.Close()
+		for _, l := range links {
+			l.Close()
+		}
 		reader.Close()
 		reading.Wait()
 	})
@@ -146,23 +154,96 @@ func (w *witness) tell(t *testing.T, from, to int, class func(s *testprog.Sighti
 	seen := slices.Clone(w.seen[from:to])
 	w.mu.Unlock()
 	for i := range seen {
+		sums[w.testimony(t, &seen[i], class)]++
+	}
+	return sums
+}
+
+// testimony is what the witness makes of one sighting.
+func (w *witness) testimony(t *testing.T, s *testprog.Sighting, class func(s *testprog.Sighting, wrapper, asker string) Audited) testimony {
+	stack := s.Stack[:s.Depth]
+	at := slices.IndexFunc(stack, func(ip uint64) bool { return w.name(ip) == "cap_capable" })
+	if at < 0 || at+4 >= len(stack) {
+		t.Fatalf("a stack without cap_capable: %x", stack)
+	}
+	frames := stack[at+1:]
+	if w.name(frames[0]) == "security_capable" {
+		frames = frames[1:]
+	}
+	wrapper := w.name(frames[0])
+	switch w.name(frames[1]) { // these ask for their callers, too, where they are not the wrapper themselves
+	case "security_vm_enough_memory_mm", "aa_change_profile":
+		frames = frames[1:]
+	}
+	asker := w.name(frames[1])
+	return testimony{Check{Capability: uint8(s.Cap), Denied: s.Ret != 0, UserNS: s.Level != 0}, class(s, wrapper, asker), asker}
+}
+
+// witnessBeside is the program that sees what a tracer's source does, result and all.
+func witnessBeside(tr *Tracer) string {
+	if tr.Info().Source == SourceFexit {
+		return testprog.Both
+	}
+	return testprog.Witness
+}
+
+// skipped is how often the kernel has skipped one of the witness's programs, which somebody preempted was still in.
+func (w *witness) skipped(t *testing.T) (n uint64) {
+	for _, p := range w.loaded.Collection.Programs {
+		stats, err := p.Stats()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += stats.RecursionMisses
+	}
+	return n
+}
+
+// askedInPlace are, by rules of the test's own, the pairs of capabilities that the kernel asks for one after the other; and by which
+// function it asks for the second, where that is another than the one that asked for the first.
+func askedInPlace(first, second uint8, by string) bool {
+	here := map[[2]cap.Value]string{
+		{cap.BPF, cap.SYS_ADMIN}: "", {cap.PERFMON, cap.SYS_ADMIN}: "", {cap.CHECKPOINT_RESTORE, cap.SYS_ADMIN}: "", {cap.NET_ADMIN, cap.SYS_ADMIN}: "",
+		{cap.SYSLOG, cap.SYS_ADMIN}: "", {cap.SYS_RESOURCE, cap.SYS_ADMIN}: "", {cap.SYS_ADMIN, cap.SYS_NICE}: "", {cap.NET_ADMIN, cap.SYS_MODULE}: "",
+		{cap.DAC_READ_SEARCH, cap.DAC_OVERRIDE}: "", {cap.NET_RAW, cap.NET_ADMIN}: "sockopt_ns_capable",
+		{cap.FOWNER, cap.DAC_OVERRIDE}: "generic_permission", {cap.SYS_ADMIN, cap.DAC_OVERRIDE}: "generic_permission",
+		{cap.SYS_ADMIN, cap.SYS_PTRACE}: "__ptrace_may_access cap_ptrace_access_check", {cap.SYS_PTRACE, cap.PERFMON}: "mm_access may_access_mm",
+	}
+	functions, known := here[[2]cap.Value{cap.Value(first), cap.Value(second)}]
+	return known && (by == "" || slices.Contains(strings.Fields(functions), by))
+}
+
+// asides names the audited checks of threads that are watched, with what each was made for want of: the check before it, if that was
+// denied in the same system call.
+func (w *witness) asides(t *testing.T, from, to int) map[string]uint64 {
+	class := byOpts
+	if w.program == testprog.Witness {
+		class = byWrapper(t)
+	}
+	w.mu.Lock()
+	seen := slices.Clone(w.seen[from:to])
+	w.mu.Unlock()
+	type check struct {
+		testimony
+		call  uint64
+		after string
+	}
+	sums, last := map[string]uint64{}, map[uint32]check{} // by thread
+	for i := range seen {
 		s := &seen[i]
-		stack := s.Stack[:s.Depth]
-		at := slices.IndexFunc(stack, func(ip uint64) bool { return w.name(ip) == "cap_capable" })
-		if at < 0 || at+4 >= len(stack) {
-			t.Fatalf("a stack without cap_capable: %x", stack)
+		now, before := check{testimony: w.testimony(t, s, class), call: s.Call}, last[s.Tid]
+		if now.audited != AuditedYes || now.check.Capability == uint8(cap.SETPCAP) && !now.check.Denied { // the helper's own capset(2)
+			continue
 		}
-		frames := stack[at+1:]
-		if w.name(frames[0]) == "security_capable" {
-			frames = frames[1:]
+		by := now.asker
+		if by == before.asker {
+			by = ""
 		}
-		wrapper := w.name(frames[0])
-		switch w.name(frames[1]) { // these ask for their callers, too, where they are not the wrapper themselves
-		case "security_vm_enough_memory_mm", "aa_change_profile":
-			frames = frames[1:]
+		if before.call == now.call && before.check.Denied && askedInPlace(before.check.Capability, now.check.Capability, by) {
+			now.after = fmt.Sprint(" after ", before.check.Capability) + before.after
 		}
-		asker := w.name(frames[1])
-		sums[testimony{Check{Capability: uint8(s.Cap), Denied: s.Ret != 0, UserNS: s.Level != 0}, class(s, wrapper, asker), asker}]++
+		sums[now.check.String()+now.after]++
+		last[s.Tid] = now
 	}
 	return sums
 }

@@ -18,7 +18,7 @@ type asides struct {
 func newAsides(common pairs) asides {
 	return asides{
 		fallbacks: newSums(desc("capability_workload_fallback_checks_total",
-			"Checks of the capability in fallback that were only made because the narrower or earlier capability had been denied at the same place. Part of capability_workload_checks_total, as is that denial.",
+			"Checks of the capability in fallback that were only made because the narrower or earlier capability had been denied; of three that will do, the last stands here for each of the two before it. Part of capability_workload_checks_total, as is that denial.",
 			"capability", "fallback", "result", "scope", "workload", "process"),
 			func(c fallbackCheck) []*dto.LabelPair {
 				return []*dto.LabelPair{
@@ -56,13 +56,16 @@ func (a asides) of(slots []bpf.WorkloadCount, whose []who) (fallbacks, probes []
 	number := 0
 	for i := range slots {
 		if slots[i].Aside != (bpf.Aside{}) {
-			number++
+			number += 2
 		}
 	}
 	fallbacks = a.fallbacks.of(number, func(yield func(fallbackCheck, sum) bool) {
 		for i := range slots {
-			if slot := &slots[i]; slot.Fallback && !yield(fallbackCheck{slot.First, workloadCheck{slot.Check, whose[i]}}, sumOf(slot)) {
-				return
+			slot := &slots[i]
+			for first := range slot.Firsts() {
+				if !yield(fallbackCheck{first, workloadCheck{slot.Check, whose[i]}}, sumOf(slot)) {
+					return
+				}
 			}
 		}
 	})

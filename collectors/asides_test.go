@@ -19,6 +19,7 @@ func setAside() *bpf.Snapshot {
 			{Check: check(cap.PERFMON, true, false), Audited: bpf.AuditedYes, Symbol: "perf_event_open", Count: 7, Created: attached},
 			{Check: check(cap.SYS_ADMIN, false, false), Audited: bpf.AuditedYes, Symbol: "perf_event_open", Count: 11, Created: attached},
 			{Check: check(cap.SYS_ADMIN, true, false), Audited: bpf.AuditedYes, Symbol: "perf_event_open", Count: 1, Created: attached},
+			{Check: check(cap.SYS_PTRACE, false, false), Audited: bpf.AuditedYes, Symbol: "__ptrace_may_access", Count: 1, Created: attached},
 			{Check: check(cap.FSETID, true, false), Audited: bpf.AuditedYes, Symbol: "setattr_prepare", Count: 5, Created: attached},
 			{Check: check(cap.CHOWN, true, true), Audited: bpf.AuditedYes, Symbol: "chown_ok", Count: 2, Created: attached},
 		},
@@ -30,6 +31,11 @@ func setAside() *bpf.Snapshot {
 			// In a cgroup of the same path, before.
 			{Check: check(cap.SYS_ADMIN, false, false), Aside: instead(cap.PERFMON), Cgroup: bpf.Cgroup{Path: perf.Path}, Process: bpf.Process{Name: "perf"}, Count: 2, Created: attached},
 			{Check: check(cap.SYS_ADMIN, true, false), Aside: instead(cap.PERFMON), Cgroup: perf, Process: bpf.Process{Name: "perf"}, Count: 1, Created: attached},
+			// The last of three that will do.
+			{
+				Check: check(cap.SYS_PTRACE, false, false), Aside: bpf.Aside{Fallback: true, First: uint8(cap.SYS_ADMIN), Last: true, Earlier: uint8(cap.PERFMON)},
+				Cgroup: perf, Process: bpf.Process{Name: "perf"}, Count: 1, Created: attached,
+			},
 			{Check: check(cap.FSETID, true, false), Aside: bpf.Aside{Probe: true}, Cgroup: nginx, Process: bpf.Process{Name: "nginx"}, Count: 5, Created: attached},
 			{Check: check(cap.CHOWN, true, true), Aside: instead(cap.CHOWN), Cgroup: nginx, Process: bpf.Process{Name: "nginx"}, Count: 1, Created: attached},
 			{Check: check(cap.CHOWN, true, true), Cgroup: nginx, Process: bpf.Process{Name: "nginx"}, Count: 1, Created: attached},
@@ -44,13 +50,16 @@ func TestAsidesArePartsOfTheChecks(t *testing.T) {
 	kinds := []string{"capability", "result"}
 	if got, want := sumBy(families["capability_workload_checks_total"], kinds, nil), map[string]float64{
 		"CAP_PERFMON denied": 7, "CAP_SYS_ADMIN granted": 11, "CAP_SYS_ADMIN denied": 1, "CAP_FSETID denied": 5, "CAP_CHOWN denied": 2,
+		"CAP_SYS_PTRACE granted": 1,
 	}; !maps.Equal(got, want) {
 		t.Errorf("checks: %v, want %v", got, want)
 	}
 	if got, want := sumBy(families["capability_workload_fallback_checks_total"], []string{"capability", "fallback", "result", "scope", "workload", "process"}, nil), map[string]float64{
-		"CAP_PERFMON CAP_SYS_ADMIN granted host perf.service perf": 6,
-		"CAP_PERFMON CAP_SYS_ADMIN denied host perf.service perf":  1,
-		"CAP_CHOWN CAP_CHOWN denied userns nginx.service nginx":    1,
+		"CAP_PERFMON CAP_SYS_ADMIN granted host perf.service perf":    6,
+		"CAP_PERFMON CAP_SYS_ADMIN denied host perf.service perf":     1,
+		"CAP_CHOWN CAP_CHOWN denied userns nginx.service nginx":       1,
+		"CAP_SYS_ADMIN CAP_SYS_PTRACE granted host perf.service perf": 1,
+		"CAP_PERFMON CAP_SYS_PTRACE granted host perf.service perf":   1,
 	}; !maps.Equal(got, want) {
 		t.Errorf("fallbacks: %v, want %v", got, want)
 	}

@@ -19,12 +19,18 @@ type (
 	HeldName = HeldHeldName
 	// HeldSlot counts processes by what they hold.
 	HeldSlot = HeldHeldSlot
+	// Fallback is what the kernel asks for after a denial.
+	Fallback = TracepointFallback
 	// Layout says where return addresses stand on the stack.
 	Layout = TracepointLayout
 	// Page is one of a CPU's pages.
 	Page = TracepointPage
 	// Pair is a confirmed way to cap_capable.
 	Pair = TracepointPair
+	// Place is where a capability is denied.
+	Place = TracepointPlace
+	// Probe is without which capabilities a kernel function goes on.
+	Probe = TracepointProbe
 	// Sample is a stack for the learner.
 	Sample = TracepointSample
 	// SettingValues are what user space tells the kernel side.
@@ -51,14 +57,15 @@ const (
 	SlotBits     = 22
 	PairBits     = 7
 
-	WhatDenied     = 1 << 6
-	WhatUserNS     = 1 << 7
-	WhatClassShift = 8
-	WhatKindShift  = 10
-	WhatKind       = 3
-	WhatProbe      = 1 << 12
-	WhatAfterShift = 13
-	WhatPart       = 1<<8 - 1
+	WhatDenied      = 1 << 6
+	WhatUserNS      = 1 << 7
+	WhatClassShift  = 8
+	WhatKindShift   = 10
+	WhatKind        = 3
+	WhatProbe       = 1 << 12
+	WhatAfterShift  = 13
+	WhatBeforeShift = 20
+	WhatPart        = 1<<15 - 1
 
 	SiteFixed   = 1 << 10
 	WhoBorrowed = 1 << 8

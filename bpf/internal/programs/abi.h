@@ -28,11 +28,12 @@ enum {
 	/* Of who asked: the kind (2 bits). */
 	WHAT_KIND_SHIFT = 10,
 	WHAT_KIND = 3,
-	/* Of what became of it (8 bits): it was denied and the kernel went on all the same; and, plus one, the capability whose denial at
-	 * the same place it was asked for (7 bits). */
+	/* Of what became of it (15 bits): it was denied and the kernel went on all the same; plus one, the capability whose denial it was
+	 * asked for (7 bits); and, of three that will do, plus one the one whose denial that had been asked for (7 bits). */
 	WHAT_PROBE = 1 << 12,
 	WHAT_AFTER_SHIFT = 13,
-	WHAT_PART = (1 << 8) - 1
+	WHAT_BEFORE_SHIFT = 20,
+	WHAT_PART = (1 << 15) - 1
 };
 
 enum { CLASS_UNKNOWN, CLASS_NOAUDIT, CLASS_AUDITED };
@@ -79,9 +80,31 @@ struct who_key {
 /* A denial after which the kernel may ask for another capability in its place. The task's next audited check may be that, as long as
  * it has not slept in between. */
 struct denial {
-	u64 asker; /* 0: none */
+	u64 alias; /* by which the cache tells what comes after it; 0: there is none */
 	u64 task, switches;
+	u64 call; /* what the check after it must be made in, where another function may ask for that; 0: this function alone */
 	u32 site, cap;
+	u32 before; /* plus one, the capability whose denial this one was asked for */
+	u32 unused;
+};
+
+/* Where a capability is denied: the kernel function by name, without the compiler's suffixes; all NULs: anywhere. */
+struct place {
+	u8 function[SYMBOL_SIZE];
+	u64 cap;
+};
+
+/* What the kernel then asks for in its place: the same function, or another one in the same system call. And whether it was an interrupt
+ * that asked, which comes between no two checks of the task. */
+struct fallback {
+	u64 same, elsewhere;
+	u32 interrupt;
+	u32 unused;
+};
+
+/* Without which capabilities a kernel function goes on; and without which, if it asks for them by ns_capable itself. */
+struct probe {
+	u64 caps, plain;
 };
 
 struct site_key {
@@ -172,8 +195,13 @@ struct cached {
 	u64 what; /* with all that it can hold */
 	u32 epoch, tick;
 	u32 trust; /* ticks for which the entry is good; 0: for ever */
-	u32 unused[3];
+	u32 leads; /* of a denial, and of what comes after one: LEADS_ */
+	u32 after; /* plus one, the capability whose denial it was asked for */
+	u32 unused;
 };
+
+/* Who may ask for another capability after a denial: the same function, or another one. And a check that changes nothing about that. */
+enum { LEADS_SAME = 1, LEADS_ELSEWHERE = 2, LEADS_INTERRUPT = 4 };
 
 /* Who asked last on this CPU, by what stands in its struct task_struct and its struct mm_struct. As long as the same task goes on
  * without giving up the CPU, its key is the same, and the way to its cgroup and to its executable's name need not be gone again:
@@ -184,8 +212,8 @@ struct turn {
 	u64 mm, exe, css_set;
 	struct who_key who; /* of what, who asked alone */
 	u64 tick;
-	struct denial denial; /* while it is noted, who is marked and renamed by it: see follow in body.h */
-	u64 unused;
+	u64 after; /* what who is marked and renamed by while a denial is noted, see follow in body.h; 0: none is */
+	u64 unused[4];
 };
 
 /* One page of a CPU's cache. */

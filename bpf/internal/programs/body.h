@@ -84,20 +84,22 @@ static __always_inline bool same_turn(const struct turn *t, struct task_struct *
 	       t->tick == settings.tick && t->exe == exe_of(task);
 }
 
+/* note_denial gives whatever comes next another name in the cache: one that is never found there, where it depends on the system call
+ * what that is. */
 static __always_inline void note_denial(struct turn *t, const struct denial *d)
 {
-	t->denial = *d;
+	t->after = d->call ? ~d->alias : d->alias;
 	t->who.what |= CACHED_AFTER;
-	t->who.name ^= d->asker;
+	t->who.name ^= t->after;
 }
 
 static __always_inline void forget_denial(struct turn *t)
 {
-	if (!t->denial.asker)
+	if (!t->after)
 		return;
 	t->who.what &= ~(u64)CACHED_AFTER;
-	t->who.name ^= t->denial.asker;
-	t->denial.asker = 0;
+	t->who.name ^= t->after;
+	t->after = 0;
 }
 
 /* after_denial finds the denial that the current task's next audited check may come after: the task may have been preempted since, and
@@ -106,7 +108,7 @@ static __always_inline struct denial *after_denial(struct task_struct *task, enu
 {
 	struct denial *d = last_denial(bpf_get_current_task());
 
-	return d && d->asker && d->task == bpf_get_current_task() && d->switches == LOAD(reading, task->nvcsw) ? d : NULL;
+	return d && d->alias && d->task == bpf_get_current_task() && d->switches == LOAD(reading, task->nvcsw) ? d : NULL;
 }
 
 typedef int who_path(u32 bank);
@@ -131,7 +133,7 @@ static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 	t->tick = settings.tick;
 	who(bank);
 	t->who = s->who;
-	t->denial.asker = 0;
+	t->after = 0;
 	d = after_denial(task, CAST);
 	if (d)
 		note_denial(t, d);
@@ -188,9 +190,12 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, u32 ma
 	counted = (u64)v->slot << PENDING_BITS;
 	if (class_of(mark) == CLASS_AUDITED) {
 		s->part = v->probe ? WHAT_PROBE : 0;
-		if (mark & CACHED_AFTER && fallbacks[s->denial.cap & (CAPABILITIES - 1)] >> (mark & (CAPABILITIES - 1)) & 1 &&
-		    same_function(s->denial.site, v->slot))
-			s->part |= (u64)(s->denial.cap + 1) << WHAT_AFTER_SHIFT;
+		c->leads = mark & (WHAT_DENIED | CACHED_AFTER) ? fallback_at(v->slot, mark & (CAPABILITIES - 1), bank) : 0;
+		c->after = 0;
+		if (mark & CACHED_AFTER && asked_for(v->slot, mark & (CAPABILITIES - 1), bank)) {
+			c->after = s->denial.cap + 1;
+			s->part |= (u64)c->after << WHAT_AFTER_SHIFT | (u64)s->denial.before << WHAT_BEFORE_SHIFT;
+		}
 		slot = mark & CACHED_BORROWED ? WHO_BORROWED + (mark & WHAT_WHO) : who_slot(mark, bank);
 		note_site(slot & SLOT, v->slot);
 		if ((slot & CROWDED) || slot < WHO_BORROWED) /* `_other`: there may be a slot by now */
@@ -215,23 +220,35 @@ static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
 }
 
 /* follow notes a denial that the kernel may ask for another capability after: `capable(A) || capable(B)`. The second of the two is a
- * check of its own, asked for by the same function, and stands at a place that nobody comes to but after the first. So whatever the
- * task is asked next has a key of its own in the cache; what that means is found out once, when its slots are (fill_cache).
+ * check of its own, and stands at a place that nobody comes to but after the first. So whatever the task is asked next has a key of its
+ * own in the cache; what that means is found out once, when its slots are (fill_cache). The key says which capability was denied: one
+ * place may ask for several (bpf_token_capable).
+ *
+ * Where the second is asked for by another function, which asks for it for other reasons as well, it must be made in the same system call.
+ * So that is looked at each time, by the slow path.
  *
  * The fast path pays nothing for it: it takes the mark, and the other name, with who asked. */
 static __noinline int follow(struct cached *c, u32 mark, u32 bank)
 {
 	struct cache_page *p = cache_page(pages_of(0, mark, bpf_get_current_task()), bank);
-	struct denial d = { .asker = c->asker, .task = bpf_get_current_task(), .site = site_of(c->counted), .cap = mark & (CAPABILITIES - 1) };
+	struct denial d = {
+		.task = bpf_get_current_task(), .site = site_of(c->counted), .cap = mark & (CAPABILITIES - 1), .before = c->after
+	};
 	struct denial *last = last_denial(d.task);
 
-	if (!p || !last)
+	if (!p || !last || c->leads & LEADS_INTERRUPT)
 		return 0;
 	forget_denial(&p->turn);
 	if (last->task == d.task)
-		last->asker = 0;
-	if (!(mark & WHAT_DENIED) || mark & CACHED_BORROWED || !d.asker || !fallbacks[d.cap])
+		last->alias = 0;
+	if (!(mark & WHAT_DENIED) || mark & CACHED_BORROWED || !c->asker)
 		return 0;
+	if (c->leads & LEADS_ELSEWHERE)
+		d.call = call_of(d.cap);
+	if (!d.call && !(c->leads & LEADS_SAME))
+		return 0;
+	/* An address of the kernel's begins with ones: no alias is another's turned round, nor 0. */
+	d.alias = c->asker ^ (u64)(d.cap | d.before << 6) << 48;
 	READ(d.switches, current_task()->nvcsw);
 	note_denial(&p->turn, &d);
 	*last = d;
@@ -315,12 +332,14 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 		d = after_denial(task, reading);
 		if (cred != own && borrowed(cred, own)) {
 			mark |= CACHED_BORROWED;
-		} else if (d) {
+		} else if (d && (!d->call || d->call == call_of(d->cap))) {
 			s->denial = *d;
-			s->alias ^= s->denial.asker;
+			s->alias ^= s->denial.alias;
 			mark |= CACHED_AFTER;
 		} else {
-			forget_denial(&p->turn); /* what came after it was counted elsewhere */
+			if (d)
+				d->alias = 0; /* its system call is over */
+			forget_denial(&p->turn); /* or what came after it was counted elsewhere */
 		}
 	}
 	places = places_of(site.asker, mark, s->who.cgroup, s->alias);

@@ -65,14 +65,63 @@ static __always_inline void path_given(struct announcement *a, REGISTERS *regs)
 		bpf_probe_read_user_str(a->path + 1, sizeof(a->path) - 1, (void *)at + 3);
 }
 
+/* call_number tells the system call, or -1 where the check was made outside of one. */
+static __always_inline s64 call_number(REGISTERS *regs, u32 *compat)
+{
+	struct task_struct *task = current_task();
+	u32 flags = 0;
+#if defined(__TARGET_ARCH_x86)
+	s64 number = -1;
+
+	READ(number, regs->orig_ax);
+	READ(flags, task->thread_info.status);
+	*compat = (flags & TS_COMPAT) != 0;
+#elif defined(__TARGET_ARCH_arm64)
+	s32 number = -1;
+
+	READ(number, regs->syscallno);
+	READ(flags, task->thread_info.flags);
+	*compat = flags >> TIF_32BIT & 1;
+#endif
+	return number;
+}
+
+/* call_of tells a system call from the one before it, by its number and by what it was given: 0 for one in which no function asks for
+ * another capability in the place of this one, which another function was denied. */
+GLOBAL u64 call_of(u32 cap)
+{
+	u64 call, given[6] = {}, *caps;
+	REGISTERS *regs;
+	u32 number, compat = 0, i;
+
+	if (!has_pt_regs)
+		return 0;
+	regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+	number = call = call_number(regs, &compat);
+	caps = bpf_map_lookup_elem(&calls, &number);
+	if (!caps || compat || !(*caps >> (cap & (CAPABILITIES - 1)) & 1))
+		return 0;
+	for (i = 0; i < 4; i++)
+		given[i] = argument(regs, i);
+	READ(given[4], regs->sp);
+#if defined(__TARGET_ARCH_x86)
+	READ(given[5], regs->ip);
+#elif defined(__TARGET_ARCH_arm64)
+	READ(given[5], regs->pc);
+#endif
+	for (i = 0; i < 6; i++) {
+		call = (call ^ given[i]) * settings.name_seed;
+		call ^= call >> 32;
+	}
+	return call | 1;
+}
+
 /* call_made tells the system call, or -1 where the check was made outside of one. */
 GLOBAL int call_made(u32 bank)
 {
 	struct scratch *s = my_scratch(bank & 1);
-	struct task_struct *task = current_task();
 	struct announcement *a;
 	REGISTERS *regs;
-	u32 flags = 0;
 
 	if (!s)
 		return 0;
@@ -83,18 +132,7 @@ GLOBAL int call_made(u32 bank)
 	if (!has_pt_regs)
 		return 0;
 	regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-#if defined(__TARGET_ARCH_x86)
-	READ(a->syscall, regs->orig_ax);
-	READ(flags, task->thread_info.status);
-	a->compat = (flags & TS_COMPAT) != 0;
-#elif defined(__TARGET_ARCH_arm64)
-	s32 number = -1;
-
-	READ(number, regs->syscallno);
-	a->syscall = number;
-	READ(flags, task->thread_info.flags);
-	a->compat = flags >> TIF_32BIT & 1;
-#endif
+	a->syscall = call_number(regs, &a->compat);
 	path_given(a, regs);
 	return 0;
 }

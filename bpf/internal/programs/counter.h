@@ -10,7 +10,6 @@ volatile const u32 has_snprintf;	 /* %ps in the kernel: since 5.13 */
 volatile const u32 has_pt_regs;		 /* bpf_task_pt_regs: since 5.15 */
 volatile const u32 denial_burst = 5;
 volatile const u32 slots[2]; /* for who slots: those for all, and those that are kept */
-volatile const u64 fallbacks[CAPABILITIES]; /* by capability: those that the kernel asks for where that is denied */
 volatile const u64 harmless;		    /* capabilities without which the kernel goes on, wherever it asks */
 volatile const u64 name_mask = ~0ull; /* what tests leave of a name's hash, so that many names have one */
 
@@ -28,13 +27,27 @@ struct {
 	__type(value, u32);
 } roles SEC(".maps");
 
-/* By kernel function: capabilities without which it goes on. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 128);
 	__type(key, u8[SYMBOL_SIZE]);
-	__type(value, u64);
+	__type(value, struct probe);
 } probes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 256);
+	__type(key, struct place);
+	__type(value, struct fallback);
+} fallbacks SEC(".maps");
+
+/* By system call: capabilities after whose denial another function may ask for one in its place. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SYSCALLS);
+	__type(key, u32);
+	__type(value, u64);
+} calls SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_QUEUE);
@@ -201,6 +214,8 @@ struct scratch {
 	u64 owner, owner_at; /* whose share it is: serial number and address */
 	struct who_key key; /* that wants a slot */
 	struct denial denial; /* that the check came after */
+	struct place place;
+	struct fallback fallback; /* that the kernel has there */
 	u64 alias; /* what the cache has for the name: another one after each denial */
 	u64 part;
 	struct announcement announcement; /* and behind it, for one that is told with it, */

@@ -16,8 +16,10 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	FexitMapCalls              = "calls"
 	FexitMapCgroups            = "cgroups"
 	FexitMapDenials            = "denials"
+	FexitMapFallbacks          = "fallbacks"
 	FexitMapFreeKept           = "free_kept"
 	FexitMapFreeSites          = "free_sites"
 	FexitMapFreeWhos           = "free_whos"
@@ -47,7 +49,6 @@ const (
 	FexitProgFexitUnnamed      = "fexit_unnamed"
 	FexitProgRelease           = "release"
 	FexitVarDenialBurst        = "denial_burst"
-	FexitVarFallbacks          = "fallbacks"
 	FexitVarHarmless           = "harmless"
 	FexitVarHasPtRegs          = "has_pt_regs"
 	FexitVarHasSnprintf        = "has_snprintf"
@@ -115,8 +116,10 @@ type FexitProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitMapSpecs struct {
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
 	Denials       *ebpf.MapSpec `ebpf:"denials"`
+	Fallbacks     *ebpf.MapSpec `ebpf:"fallbacks"`
 	FreeKept      *ebpf.MapSpec `ebpf:"free_kept"`
 	FreeSites     *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
@@ -144,7 +147,6 @@ type FexitMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type FexitVariableSpecs struct {
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
-	Fallbacks          *ebpf.VariableSpec `ebpf:"fallbacks"`
 	Harmless           *ebpf.VariableSpec `ebpf:"harmless"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
@@ -176,8 +178,10 @@ func (o *FexitObjects) Close() error {
 //
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitMaps struct {
+	Calls         *ebpf.Map `ebpf:"calls"`
 	Cgroups       *ebpf.Map `ebpf:"cgroups"`
 	Denials       *ebpf.Map `ebpf:"denials"`
+	Fallbacks     *ebpf.Map `ebpf:"fallbacks"`
 	FreeKept      *ebpf.Map `ebpf:"free_kept"`
 	FreeSites     *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
@@ -202,8 +206,10 @@ type FexitMaps struct {
 
 func (m *FexitMaps) Close() error {
 	return _FexitClose(
+		m.Calls,
 		m.Cgroups,
 		m.Denials,
+		m.Fallbacks,
 		m.FreeKept,
 		m.FreeSites,
 		m.FreeWhos,
@@ -232,7 +238,6 @@ func (m *FexitMaps) Close() error {
 // It can be passed to LoadFexitObjects or ebpf.CollectionSpec.LoadAndAssign.
 type FexitVariables struct {
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
-	Fallbacks          *ebpf.Variable `ebpf:"fallbacks"`
 	Harmless           *ebpf.Variable `ebpf:"harmless"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`

@@ -153,13 +153,14 @@ enum { REGS_R9 = 8, REGS_R8 = 9, REGS_DX = 12, REGS_SI = 13, REGS_SP = 19 };
 enum { TS_COMPAT = 0x0002 }; /* asm/thread_info.h */
 
 struct pt_regs___x86 {
-	unsigned long di, si, dx, r10, r8, orig_ax;
+	unsigned long di, si, dx, r10, r8, orig_ax, ip, sp;
 } __core;
 #elif defined(__TARGET_ARCH_arm64)
 enum { TIF_32BIT = 22 }; /* asm/thread_info.h */
 
 struct pt_regs___arm64 {
 	u64 regs[31];
+	u64 sp, pc;
 	u64 orig_x0; /* which regs[0] is no more once there is a result */
 	int syscallno;
 } __core;

@@ -16,8 +16,10 @@ import (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	LSMMapCalls              = "calls"
 	LSMMapCgroups            = "cgroups"
 	LSMMapDenials            = "denials"
+	LSMMapFallbacks          = "fallbacks"
 	LSMMapFreeKept           = "free_kept"
 	LSMMapFreeSites          = "free_sites"
 	LSMMapFreeWhos           = "free_whos"
@@ -43,7 +45,6 @@ const (
 	LSMProgRelease           = "release"
 	LSMProgSelinux           = "selinux"
 	LSMVarDenialBurst        = "denial_burst"
-	LSMVarFallbacks          = "fallbacks"
 	LSMVarHarmless           = "harmless"
 	LSMVarHasPtRegs          = "has_pt_regs"
 	LSMVarHasSnprintf        = "has_snprintf"
@@ -108,8 +109,10 @@ type LSMProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type LSMMapSpecs struct {
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
 	Denials       *ebpf.MapSpec `ebpf:"denials"`
+	Fallbacks     *ebpf.MapSpec `ebpf:"fallbacks"`
 	FreeKept      *ebpf.MapSpec `ebpf:"free_kept"`
 	FreeSites     *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
@@ -136,7 +139,6 @@ type LSMMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type LSMVariableSpecs struct {
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
-	Fallbacks          *ebpf.VariableSpec `ebpf:"fallbacks"`
 	Harmless           *ebpf.VariableSpec `ebpf:"harmless"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
@@ -168,8 +170,10 @@ func (o *LSMObjects) Close() error {
 //
 // It can be passed to LoadLSMObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LSMMaps struct {
+	Calls         *ebpf.Map `ebpf:"calls"`
 	Cgroups       *ebpf.Map `ebpf:"cgroups"`
 	Denials       *ebpf.Map `ebpf:"denials"`
+	Fallbacks     *ebpf.Map `ebpf:"fallbacks"`
 	FreeKept      *ebpf.Map `ebpf:"free_kept"`
 	FreeSites     *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
@@ -193,8 +197,10 @@ type LSMMaps struct {
 
 func (m *LSMMaps) Close() error {
 	return _LSMClose(
+		m.Calls,
 		m.Cgroups,
 		m.Denials,
+		m.Fallbacks,
 		m.FreeKept,
 		m.FreeSites,
 		m.FreeWhos,
@@ -222,7 +228,6 @@ func (m *LSMMaps) Close() error {
 // It can be passed to LoadLSMObjects or ebpf.CollectionSpec.LoadAndAssign.
 type LSMVariables struct {
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
-	Fallbacks          *ebpf.Variable `ebpf:"fallbacks"`
 	Harmless           *ebpf.Variable `ebpf:"harmless"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`

@@ -102,14 +102,13 @@ static __always_inline bool same_symbol(const u8 *a, const u8 *b)
 	return true;
 }
 
-/* probed tells whether a check was denied, and the kernel goes on all the same: by the function in the scratch, which it cuts. */
-GLOBAL u32 probed(u32 what, u32 bank)
+/* cut takes the compiler's suffixes and a module's name off a function's. */
+GLOBAL u32 cut(u32 bank)
 {
 	struct scratch *s = my_scratch(bank & 1);
-	u64 *caps, all = harmless;
 	u32 i, end = 0;
 
-	if (!s || !(what & WHAT_DENIED))
+	if (!s)
 		return 0;
 	for (i = 0; i < SYMBOL_SIZE; i++) {
 		if (s->symbol[i] == '.' || s->symbol[i] == ' ')
@@ -117,9 +116,30 @@ GLOBAL u32 probed(u32 what, u32 bank)
 		if (end)
 			s->symbol[i] = 0;
 	}
-	caps = bpf_map_lookup_elem(&probes, s->symbol);
-	if (caps)
-		all |= *caps;
+	return 0;
+}
+
+/* probed tells whether a check was denied, and the kernel goes on all the same: by the function in the scratch, which it cuts, and by
+ * the wrapper that the unwind has found, which it puts in its place. */
+GLOBAL u32 probed(u32 what, u32 bank)
+{
+	struct scratch *s = my_scratch(bank & 1);
+	u64 all = harmless, plain = 0;
+	struct probe *p;
+
+	if (!s || !(what & WHAT_DENIED))
+		return 0;
+	cut(bank);
+	p = bpf_map_lookup_elem(&probes, s->symbol);
+	if (p) {
+		all |= p->caps;
+		plain = p->plain;
+	}
+	if (plain) {
+		symbol(s->sample.wrapper, bank);
+		if (*(u64 *)s->symbol == *(u64 *)"ns_capab" && *(u64 *)(s->symbol + 8) == *(u64 *)"le\0\0\0\0\0")
+			all |= plain;
+	}
 	return all >> (what & (CAPABILITIES - 1)) & 1;
 }
 
@@ -146,6 +166,53 @@ GLOBAL u32 same_function(u32 slot, u32 other)
 			break;
 	}
 	return 1;
+}
+
+/* fallback_at writes to the scratch what the kernel asks for where a capability is denied at a site, and returns who asks: LEADS_. */
+GLOBAL u32 fallback_at(u32 slot, u32 cap, u32 bank)
+{
+	struct site_record *r = bpf_map_lookup_elem(&site_records, &slot);
+	struct scratch *s = my_scratch(bank & 1);
+	struct fallback *f;
+	u64 *words;
+	u32 i;
+
+	if (!r || !s)
+		return 0;
+	s->fallback.same = s->fallback.elsewhere = s->fallback.interrupt = 0;
+	if (!r->symbol[0])
+		return 0;
+	__builtin_memcpy(s->symbol, r->symbol, SYMBOL_SIZE);
+	cut(bank);
+	__builtin_memcpy(s->place.function, s->symbol, SYMBOL_SIZE);
+	s->place.cap = cap;
+	f = bpf_map_lookup_elem(&fallbacks, &s->place);
+	if (f)
+		s->fallback = *f;
+	words = (u64 *)s->place.function;
+	for (i = 0; i < SYMBOL_SIZE / 8; i++)
+		words[i] = 0;
+	f = bpf_map_lookup_elem(&fallbacks, &s->place);
+	if (f) {
+		s->fallback.same |= f->same;
+		s->fallback.elsewhere |= f->elsewhere;
+	}
+	return (s->fallback.same ? LEADS_SAME : 0) | (s->fallback.elsewhere ? LEADS_ELSEWHERE : 0) | (s->fallback.interrupt ? LEADS_INTERRUPT : 0);
+}
+
+/* asked_for tells whether a check at a site was made for want of what the scratch's denial is of. */
+GLOBAL u32 asked_for(u32 slot, u32 cap, u32 bank)
+{
+	struct scratch *s = my_scratch(bank & 1);
+	u64 caps;
+
+	if (!s)
+		return 0;
+	fallback_at(s->denial.site, s->denial.cap, bank);
+	caps = s->denial.call ? s->fallback.elsewhere : 0;
+	if (same_function(s->denial.site, slot))
+		caps |= s->fallback.same;
+	return caps >> (cap & (CAPABILITIES - 1)) & 1;
 }
 
 /* site_slot finds or makes the slot of a key that the cache does not hold. Where no slot is free, the key's fixed one. */

@@ -49,15 +49,8 @@ type TracepointCachePage struct {
 		CssSet   uint64
 		Who      TracepointWhoKey
 		Tick     uint64
-		Denial   struct {
-			_        structs.HostLayout
-			Asker    uint64
-			Task     uint64
-			Switches uint64
-			Site     uint32
-			Cap      uint32
-		}
-		Unused uint64
+		After    uint64
+		Unused   [4]uint64
 	}
 	Cached [62]TracepointCached
 }
@@ -72,7 +65,9 @@ type TracepointCached struct {
 	Epoch   uint32
 	Tick    uint32
 	Trust   uint32
-	Unused  [3]uint32
+	Leads   uint32
+	After   uint32
+	Unused  uint32
 }
 
 type TracepointCgroupRecord struct {
@@ -84,6 +79,14 @@ type TracepointCgroupRecord struct {
 	Truncated uint16
 	V1        uint16
 	Names     [4352]uint8
+}
+
+type TracepointFallback struct {
+	_         structs.HostLayout
+	Same      uint64
+	Elsewhere uint64
+	Interrupt uint32
+	Unused    uint32
 }
 
 type TracepointLayout struct {
@@ -106,6 +109,18 @@ type TracepointPair struct {
 	Wrapper    uint64
 	AskerAfter uint32
 	Class      uint32
+}
+
+type TracepointPlace struct {
+	_        structs.HostLayout
+	Function [128]uint8
+	Cap      uint64
+}
+
+type TracepointProbe struct {
+	_     structs.HostLayout
+	Caps  uint64
+	Plain uint64
 }
 
 type TracepointSample struct {
@@ -193,8 +208,10 @@ type TracepointWhoRecord struct {
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
+	TracepointMapCalls              = "calls"
 	TracepointMapCgroups            = "cgroups"
 	TracepointMapDenials            = "denials"
+	TracepointMapFallbacks          = "fallbacks"
 	TracepointMapFreeKept           = "free_kept"
 	TracepointMapFreeSites          = "free_sites"
 	TracepointMapFreeWhos           = "free_whos"
@@ -223,7 +240,6 @@ const (
 	TracepointProgTracepointProbe   = "tracepoint_probe"
 	TracepointProgTracepointSecond  = "tracepoint_second"
 	TracepointVarDenialBurst        = "denial_burst"
-	TracepointVarFallbacks          = "fallbacks"
 	TracepointVarHarmless           = "harmless"
 	TracepointVarHasPtRegs          = "has_pt_regs"
 	TracepointVarHasSnprintf        = "has_snprintf"
@@ -290,8 +306,10 @@ type TracepointProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracepointMapSpecs struct {
+	Calls         *ebpf.MapSpec `ebpf:"calls"`
 	Cgroups       *ebpf.MapSpec `ebpf:"cgroups"`
 	Denials       *ebpf.MapSpec `ebpf:"denials"`
+	Fallbacks     *ebpf.MapSpec `ebpf:"fallbacks"`
 	FreeKept      *ebpf.MapSpec `ebpf:"free_kept"`
 	FreeSites     *ebpf.MapSpec `ebpf:"free_sites"`
 	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
@@ -319,7 +337,6 @@ type TracepointMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TracepointVariableSpecs struct {
 	DenialBurst        *ebpf.VariableSpec `ebpf:"denial_burst"`
-	Fallbacks          *ebpf.VariableSpec `ebpf:"fallbacks"`
 	Harmless           *ebpf.VariableSpec `ebpf:"harmless"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
@@ -351,8 +368,10 @@ func (o *TracepointObjects) Close() error {
 //
 // It can be passed to LoadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracepointMaps struct {
+	Calls         *ebpf.Map `ebpf:"calls"`
 	Cgroups       *ebpf.Map `ebpf:"cgroups"`
 	Denials       *ebpf.Map `ebpf:"denials"`
+	Fallbacks     *ebpf.Map `ebpf:"fallbacks"`
 	FreeKept      *ebpf.Map `ebpf:"free_kept"`
 	FreeSites     *ebpf.Map `ebpf:"free_sites"`
 	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
@@ -377,8 +396,10 @@ type TracepointMaps struct {
 
 func (m *TracepointMaps) Close() error {
 	return _TracepointClose(
+		m.Calls,
 		m.Cgroups,
 		m.Denials,
+		m.Fallbacks,
 		m.FreeKept,
 		m.FreeSites,
 		m.FreeWhos,
@@ -407,7 +428,6 @@ func (m *TracepointMaps) Close() error {
 // It can be passed to LoadTracepointObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TracepointVariables struct {
 	DenialBurst        *ebpf.Variable `ebpf:"denial_burst"`
-	Fallbacks          *ebpf.Variable `ebpf:"fallbacks"`
 	Harmless           *ebpf.Variable `ebpf:"harmless"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`

@@ -28,12 +28,10 @@ type Options struct {
 	ConfirmEvery           uint32 // a power of two
 	Seed, NameSeed         uint64 // odd
 	NameMask               uint64 // what is left of a name's hash
-	// By capability, those that the kernel asks for where it is denied; and those without which it goes on wherever it asks.
-	Fallbacks [programs.Capabilities]uint64
-	Harmless  uint64
-	Pair      *bool // whether there are two programs, both on the tracepoint; nil: as the kernel needs it
-	Logger    *slog.Logger
-	Fits      func(Memory) error // called before the maps are made, where they are charged to the memory cgroup; nil: they do
+	Harmless               uint64 // capabilities without which the kernel goes on wherever it asks
+	Pair                   *bool  // whether there are two programs, both on the tracepoint; nil: as the kernel needs it
+	Logger                 *slog.Logger
+	Fits                   func(Memory) error // called before the maps are made, where they are charged to the memory cgroup; nil: they do
 }
 
 // A Peek is how the kernel side reads words off the stack.
@@ -388,7 +386,6 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) (Memo
 		"has_pt_regs":  number(f.PtRegs),
 		"denial_burst": opts.DenialBurst,
 		"name_mask":    opts.NameMask,
-		"fallbacks":    opts.Fallbacks,
 		"harmless":     opts.Harmless,
 		"slots":        [2]uint32{uint32(opts.SeriesLimit - opts.SeriesKept), uint32(opts.SeriesKept)},
 	}); err != nil {

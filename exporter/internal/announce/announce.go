@@ -8,6 +8,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -147,12 +148,14 @@ func lineOf(n bpf.Announcement) (level slog.Level, message string) {
 	}
 }
 
-// fallbackOf is the capability that was denied at the same place, and that this one was only asked for instead of.
+// fallbackOf is the capability that was denied at the same place, and that this one was only asked for instead of; or the two, the later
+// first.
 func fallbackOf(a bpf.Aside) string {
-	if !a.Fallback {
-		return ""
+	var firsts []string
+	for first := range a.Firsts() {
+		firsts = append(firsts, collectors.Capability(first))
 	}
-	return collectors.Capability(a.First)
+	return strings.Join(firsts, ",")
 }
 
 func kindOf(n bpf.Announcement) kind {

@@ -96,12 +96,12 @@ func TestAnnouncementFields(t *testing.T) {
 			`workload=/ process=mount comm="" tgid=4194303 tid=4194302 ns_tgid=0 uid=4294967294 euid=0 syscall="" path=/mnt/a\x0ab call_site=_unknown fallback_of=CAP_BPF borrowed=true overflow=false`},
 		{bpf.Announcement{
 			Overflow: true,
-			Check:    bpf.Check{Capability: 63, Denied: true},
-			Cgroup:   bpf.Cgroup{ID: 9, Path: "/a"},
-			Process:  bpf.Process{Name: "a"},
-			Syscall:  400,
+			Check:    bpf.Check{Capability: 63, Denied: true}, Aside: bpf.Aside{Fallback: true, First: uint8(cap.SYS_ADMIN), Last: true, Earlier: uint8(cap.PERFMON)},
+			Cgroup:  bpf.Cgroup{ID: 9, Path: "/a"},
+			Process: bpf.Process{Name: "a"},
+			Syscall: 400,
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_63 result=denied scope=host ` +
-			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown fallback_of="" borrowed=false overflow=true`},
+			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown fallback_of=CAP_SYS_ADMIN,CAP_PERFMON borrowed=false overflow=true`},
 		{bpf.Announcement{
 			New: true, LSM: "apparmor",
 			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN), Denied: true},

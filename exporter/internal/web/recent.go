@@ -373,9 +373,9 @@ func (r *Recent) view(now time.Time) recentView {
 			default:
 				one.Granted += n
 				one.GrantedSites = union(one.GrantedSites, s.sites)
-				if s.Fallback {
+				for capability := range s.Firsts() {
 					first := key
-					first.Capability = s.First
+					first.Capability = capability
 					granted[first] += n
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"runtime"
 	"slices"
@@ -399,6 +400,23 @@ func TestRecentHarmless(t *testing.T) {
 	}
 	if len(r.askers) != 0 {
 		t.Errorf("%d are kept", len(r.askers))
+	}
+}
+
+// Of three that will do, the last makes up for the two before it.
+func TestRecentHarmlessOfThree(t *testing.T) {
+	last := used(cap.SYS_PTRACE, "a", 2)
+	last.Fallback, last.First, last.Last, last.Earlier = true, uint8(cap.SYS_ADMIN), true, uint8(cap.PERFMON)
+	r, now := &Recent{}, time.Now()
+	r.add(now, &bpf.Snapshot{}, nil)
+	now = now.Add(recentInterval)
+	r.add(now, &bpf.Snapshot{Workloads: []bpf.WorkloadCount{refused(cap.PERFMON, "a", 2), refused(cap.SYS_ADMIN, "a", 3), last}}, nil)
+	harmless := map[uint8]uint64{}
+	for _, row := range r.view(now).Rows {
+		harmless[row.Capability] = row.Harmless
+	}
+	if want := (map[uint8]uint64{uint8(cap.PERFMON): 2, uint8(cap.SYS_ADMIN): 2, uint8(cap.SYS_PTRACE): 0}); !maps.Equal(harmless, want) {
+		t.Errorf("did no harm: %v, want %v", harmless, want)
 	}
 }
 
