@@ -81,6 +81,7 @@ struct who_key {
 struct denial {
 	u64 asker; /* 0: none */
 	u64 task, switches;
+	u64 told; /* the time of the announcement by which user space knows it: see announce in who.h; 0: it does not */
 	u32 site, cap;
 };
 
@@ -185,7 +186,6 @@ struct turn {
 	struct who_key who; /* of what, who asked alone */
 	u64 tick;
 	struct denial denial; /* while it is noted, who is marked and renamed by it: see follow in body.h */
-	u64 unused;
 };
 
 /* One page of a CPU's cache. */
@@ -238,6 +238,7 @@ struct setting_values {
 struct announcement {
 	u64 time;   /* CLOCK_BOOTTIME */
 	u64 cgroup; /* serial number */
+	u64 after;  /* the time of the announced denial in whose place the kernel asked; 0: of none */
 	s64 syscall;
 	u32 tgid, tid, uid, euid;
 	u32 ns_tgid; /* in the innermost PID namespace */
@@ -247,8 +248,9 @@ struct announcement {
 	u16 what;
 	u8 kind;
 	u8 told; /* 1: the cgroup's record comes behind, as much of it as there are names; it has no other owner */
-	u16 fresh;
-	u16 part; /* WHAT_PART */
+	u8 fresh;
+	u8 awaits; /* 1: a denial in whose place the kernel may ask for another capability */
+	u16 part;  /* WHAT_PART */
 	u8 comm[COMM_SIZE];
 	u8 path[NAME_SIZE]; /* that the system call was given, cut; with a NUL before it where a socket's is abstract */
 	u8 name[NAME_SIZE];

@@ -218,19 +218,33 @@ static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
  * check of its own, asked for by the same function, and stands at a place that nobody comes to but after the first. So whatever the
  * task is asked next has a key of its own in the cache; what that means is found out once, when its slots are (fill_cache).
  *
- * The fast path pays nothing for it: it takes the mark, and the other name, with who asked. */
-static __noinline int follow(struct cached *c, u32 mark, u32 bank)
+ * The fast path pays nothing for it: it takes the mark, and the other name, with who asked.
+ *
+ * Before that it has the check announced, if it is to be, with the denial that it came after. */
+static __noinline int follow(struct cached *c, u32 mark, u32 fresh, u32 bank)
 {
 	struct cache_page *p = cache_page(pages_of(0, mark, bpf_get_current_task()), bank);
 	struct denial d = { .asker = c->asker, .task = bpf_get_current_task(), .site = site_of(c->counted), .cap = mark & (CAPABILITIES - 1) };
-	struct denial *last = last_denial(d.task);
+	struct denial *last = last_denial(d.task), *before;
+	bool awaits = mark & WHAT_DENIED && !(mark & CACHED_BORROWED) && d.asker && fallbacks[d.cap];
+	struct scratch *s = my_scratch(bank);
+	u64 after = 0;
 
-	if (!p || !last)
+	if (!p || !last || !s)
 		return 0;
+	if (mark & CACHED_AFTER) {
+		before = last->task == d.task ? last : &p->turn.denial; /* another task may have taken its place */
+		after = before->asker ? before->told : 0;
+	}
+	if (fresh || mark & WHAT_DENIED || after) {
+		s->announcement.after = after;
+		s->announcement.awaits = awaits;
+		d.told = announce(mark, who_of(c->counted) - 1, d.site, !!fresh, bank);
+	}
 	forget_denial(&p->turn);
 	if (last->task == d.task)
 		last->asker = 0;
-	if (!(mark & WHAT_DENIED) || mark & CACHED_BORROWED || !d.asker || !fallbacks[d.cap])
+	if (!awaits)
 		return 0;
 	READ(d.switches, current_task()->nvcsw);
 	note_denial(&p->turn, &d);
@@ -243,12 +257,8 @@ static __always_inline int count(struct cached *c, u32 mark, u32 fresh, u32 bank
 {
 	u64 counted = ++c->counted;
 
-	if (fresh || (who_of(counted) && mark & (WHAT_DENIED | CACHED_AFTER))) {
-		if (fresh || mark & WHAT_DENIED)
-			announce(mark, who_of(counted) - 1, site_of(counted), !!fresh, bank);
-		if (mark & (WHAT_DENIED | CACHED_AFTER))
-			follow(c, mark, bank);
-	}
+	if (fresh || (who_of(counted) && mark & (WHAT_DENIED | CACHED_AFTER)))
+		follow(c, mark, fresh, bank);
 	return 0;
 }
 
