@@ -25,6 +25,7 @@ type RefusalCount struct {
 	Process    Process
 	// Overflow is set for those that found no slot of their own, nor one of their workload's; Cgroup and Process are zero there.
 	Overflow bool
+	Owner    uint64 // as WorkloadCount.Owner
 	Count    uint64
 	Created  time.Time
 }
@@ -182,7 +183,7 @@ func (r *refusals) add(s *Snapshot, now time.Duration) error {
 	}
 	for _, w := range all {
 		s.Refusals = append(s.Refusals, RefusalCount{
-			LSM: r.lsm, Capability: w.Capability, Cgroup: w.Cgroup, Process: w.Process, Count: w.Count, Created: w.Created,
+			LSM: r.lsm, Capability: w.Capability, Cgroup: w.Cgroup, Process: w.Process, Owner: w.Owner, Count: w.Count, Created: w.Created,
 		})
 	}
 	for _, c := range ended {

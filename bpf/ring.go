@@ -1,6 +1,8 @@
 package bpf
 
 import (
+	"errors"
+	"os"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -13,19 +15,28 @@ func (t *Tracer) readRing(ring *ringbuf.Reader, cgroups *cgroups, lsm string) {
 	if !t.held(t.opts.holdReader) {
 		return
 	}
+	o := newOutcomes(t.opts.FallbackWait, t.opts.Announce)
+	defer o.tellAll()
 	for {
+		ring.SetDeadline(o.deadline())
 		rec, err := ring.Read()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			o.tellOld(time.Now())
+			continue
+		}
 		if err != nil {
 			return // closed
 		}
 		t.ringRecords.Add(1)
-		a, err := t.announcement(rec.RawSample, cgroups)
+		a, r, err := t.announcement(rec.RawSample, cgroups)
 		if err != nil {
 			t.opts.Logger.Error("could not read an announcement", "err", err)
 			continue
 		}
 		a.LSM = lsm
-		t.opts.Announce(a)
+		now := time.Now()
+		o.take(a, r, now)
+		o.tellOld(now)
 	}
 }
 
@@ -42,10 +53,10 @@ func (t *Tracer) held(until <-chan struct{}) bool {
 	}
 }
 
-func (t *Tracer) announcement(raw []byte, cgroups *cgroups) (Announcement, error) {
+func (t *Tracer) announcement(raw []byte, cgroups *cgroups) (Announcement, relation, error) {
 	r, told, err := decodeTold(raw)
 	if err != nil {
-		return Announcement{}, err
+		return Announcement{}, relation{}, err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -55,13 +66,13 @@ func (t *Tracer) announcement(raw []byte, cgroups *cgroups) (Announcement, error
 	} else {
 		state, err := cgroups.of(r.Cgroup, time.Duration(r.Time))
 		if err != nil {
-			return Announcement{}, err
+			return Announcement{}, relation{}, err
 		}
 		cgroup = state.cgroup
 	}
 	symbol, err := t.siteRecords.symbol(r.Site)
 	if err != nil {
-		return Announcement{}, err
+		return Announcement{}, relation{}, err
 	}
 	name := ""
 	if r.Compat == 0 {
@@ -73,7 +84,7 @@ func (t *Tracer) announcement(raw []byte, cgroups *cgroups) (Announcement, error
 		Overflow: r.Slot < programs.WhoBorrowed || r.Slot >= programs.WhoFixed && told != nil, Borrowed: r.Slot >= programs.WhoBorrowed && r.Slot < programs.WhoFixed,
 		Comm: text(r.Comm[:]), TGID: r.Tgid, TID: r.Tid, NSTGID: r.NsTgid, UID: r.Uid, EUID: r.Euid,
 		Syscall: r.Syscall, SyscallName: name, Path: givenPath(r.Path[:]), Symbol: symbol,
-	}, nil
+	}, relation{of: denial{r.Tid, r.Time}, after: denial{r.Tid, r.After}, awaits: r.Awaits != 0}, nil
 }
 
 // readGone takes in which cgroups are gone, until Close.

@@ -16,7 +16,7 @@ func TestAnnouncement(t *testing.T) {
 	tr := &Tracer{cgroups: newCgroups(fakeCgroups{k}, pathName), clock: bootClock{wall: time.Unix(1000, 0), boot: 10 * time.Second}}
 	r := programs.Announcement{
 		Time: uint64(12 * time.Second), Cgroup: 5, Syscall: 170, Tgid: 1, Tid: 2, Uid: 3, Euid: 4, NsTgid: 5,
-		Slot: programs.WhoFixed, What: 21 | programs.WhatDenied, Fresh: 1, Part: 2*(39+1) | 1,
+		Slot: programs.WhoFixed, What: 21 | programs.WhatDenied, Fresh: 1, Part: 2*(39+1) | 1, After: 7, Awaits: 1,
 	}
 	copy(r.Name[:], "asks")
 	copy(r.Comm[:], "thread")
@@ -26,14 +26,16 @@ func TestAnnouncement(t *testing.T) {
 		Process: Process{Name: "asks"}, Comm: "thread", TGID: 1, TID: 2, UID: 3, EUID: 4, NSTGID: 5,
 		Syscall: 170, SyscallName: syscallName(170), Path: "/given",
 	}
+	wantRelation := relation{of: denial{2, uint64(12 * time.Second)}, after: denial{2, 7}, awaits: true}
 	check := func(raw []byte) {
 		t.Helper()
-		if got, err := tr.announcement(raw, tr.cgroups); err != nil || got != want {
-			t.Errorf("%+v, %v\nwant %+v", got, err, want)
+		if got, gotRelation, err := tr.announcement(raw, tr.cgroups); err != nil || got != want || gotRelation != wantRelation {
+			t.Errorf("%+v, %+v, %v\nwant %+v, %+v", got, gotRelation, err, want, wantRelation)
 		}
 	}
 	check(bytesOf(&r))
 	r.Fresh, want.New = 0, false
+	r.Awaits, wantRelation.awaits = 0, false
 	r.Kind, want.Process = programs.KindKernel, Process{Kind: ProcessKernel}
 	check(bytesOf(&r))
 	r.Slot, want.Borrowed = programs.WhoFixed-1, true
@@ -55,7 +57,7 @@ func TestAnnouncement(t *testing.T) {
 	r.Slot = programs.WhoFixed
 	check(slices.Concat(bytesOf(&r), bytesOf(told)[:unsafe.Offsetof(told.Names)+9]))
 	for _, short := range []int{int(unsafe.Sizeof(r)) - 1, int(unsafe.Sizeof(r) + unsafe.Offsetof(told.Names) - 1)} {
-		if _, err := tr.announcement(raw[:short], tr.cgroups); err == nil {
+		if _, _, err := tr.announcement(raw[:short], tr.cgroups); err == nil {
 			t.Errorf("no error about a record of %d bytes", short)
 		}
 	}

@@ -36,6 +36,9 @@ type Options struct {
 	Name func(Cgroup) string
 	// Announce is called for each record of the ring buffer, by one goroutine; while it runs the ring fills. nil: dropped.
 	Announce func(Announcement)
+	// FallbackWait is for how long a denial is kept from Announce, at most, where the kernel may ask for another capability in its place: to
+	// know whether that is granted. 0: not at all.
+	FallbackWait time.Duration
 	// Fits is asked before the maps are made whether there is memory for them, where the kernel charges it to the memory cgroup
 	// (since Linux 5.11). nil: there is. Its error, which should wrap unix.ENOMEM, ends Open.
 	Fits func(Memory) error

@@ -155,6 +155,10 @@ type Announcement struct {
 	New  bool // the first check of this key
 	Check
 	Aside
+	// Harmless is set of a denial in whose place the kernel then granted another capability, Instead. That is known a moment later (see
+	// Options.FallbackWait), and never where the kernel's word of it was lost.
+	Harmless bool
+	Instead  uint8
 	LSM      string // which has refused what the capability module granted; "" for that module's own
 	Cgroup   Cgroup
 	Process  Process

@@ -24,6 +24,11 @@ import (
 	"capability_exporter/exporter/internal/web"
 )
 
+// fallbackWait is for how long a denial may wait to be told that harms nobody if
+// the kernel grants another capability in its place. It does so at once, unless
+// the task is preempted in between.
+const fallbackWait = time.Second
+
 // serve is the command of the same name: it opens the port, attaches, and
 // serves until ctx is done or something fails. The port comes first, so that
 // one in use is told before anything is attached.
@@ -67,6 +72,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit:  cfg.seriesLimit,
 		HeldInterval: cfg.heldInterval,
+		FallbackWait: fallbackWait,
 		Logger:       logger, // it says which source is in use, and why others are not
 		Announce: func(n bpf.Announcement) {
 			announcements.Announce(n)

@@ -83,6 +83,7 @@ struct denial {
 	u64 alias; /* by which the cache tells what comes after it; 0: there is none */
 	u64 task, switches;
 	u64 call; /* what the check after it must be made in, where another function may ask for that; 0: this function alone */
+	u64 told; /* the time of the announcement by which user space knows it: see announce in who.h; 0: it does not */
 	u32 site, cap;
 	u32 before; /* plus one, the capability whose denial this one was asked for */
 	u32 unused;
@@ -266,6 +267,7 @@ struct setting_values {
 struct announcement {
 	u64 time;   /* CLOCK_BOOTTIME */
 	u64 cgroup; /* serial number */
+	u64 after;  /* the time of the announced denial in whose place the kernel asked; 0: of none */
 	s64 syscall;
 	u32 tgid, tid, uid, euid;
 	u32 ns_tgid; /* in the innermost PID namespace */
@@ -275,8 +277,9 @@ struct announcement {
 	u16 what;
 	u8 kind;
 	u8 told; /* 1: the cgroup's record comes behind, as much of it as there are names; it has no other owner */
-	u16 fresh;
-	u16 part; /* WHAT_PART */
+	u8 fresh;
+	u8 awaits; /* 1: a denial in whose place the kernel may ask for another capability */
+	u16 part;  /* WHAT_PART */
 	u8 comm[COMM_SIZE];
 	u8 path[NAME_SIZE]; /* that the system call was given, cut; with a NUL before it where a socket's is abstract */
 	u8 name[NAME_SIZE];

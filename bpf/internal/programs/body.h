@@ -227,25 +227,40 @@ static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
  * Where the second is asked for by another function, which asks for it for other reasons as well, it must be made in the same system call.
  * So that is looked at each time, by the slow path.
  *
- * The fast path pays nothing for it: it takes the mark, and the other name, with who asked. */
-static __noinline int follow(struct cached *c, u32 mark, u32 bank)
+ * The fast path pays nothing for it: it takes the mark, and the other name, with who asked.
+ *
+ * Before that it has the check announced, if it is to be, with the denial that it came after. */
+static __noinline int follow(struct cached *c, u32 mark, u32 fresh, u32 bank)
 {
 	struct cache_page *p = cache_page(pages_of(0, mark, bpf_get_current_task()), bank);
 	struct denial d = {
 		.task = bpf_get_current_task(), .site = site_of(c->counted), .cap = mark & (CAPABILITIES - 1), .before = c->after
 	};
 	struct denial *last = last_denial(d.task);
+	struct scratch *s = my_scratch(bank);
+	bool awaits = false;
+	u64 after = 0;
 
-	if (!p || !last || c->leads & LEADS_INTERRUPT)
+	if (!p || !last || !s)
+		return 0;
+	if (mark & CACHED_AFTER && last->task == d.task && last->alias) /* else another task has taken its place */
+		after = last->told;
+	if (mark & WHAT_DENIED && !(mark & CACHED_BORROWED) && c->asker && !(c->leads & LEADS_INTERRUPT)) {
+		if (c->leads & LEADS_ELSEWHERE)
+			d.call = call_of(d.cap);
+		awaits = d.call || c->leads & LEADS_SAME;
+	}
+	if (fresh || mark & WHAT_DENIED || after) {
+		s->announcement.after = after;
+		s->announcement.awaits = awaits;
+		d.told = announce(mark, who_of(c->counted) - 1, d.site, !!fresh, bank);
+	}
+	if (c->leads & LEADS_INTERRUPT)
 		return 0;
 	forget_denial(&p->turn);
 	if (last->task == d.task)
 		last->alias = 0;
-	if (!(mark & WHAT_DENIED) || mark & CACHED_BORROWED || !c->asker)
-		return 0;
-	if (c->leads & LEADS_ELSEWHERE)
-		d.call = call_of(d.cap);
-	if (!d.call && !(c->leads & LEADS_SAME))
+	if (!awaits)
 		return 0;
 	/* An address of the kernel's begins with ones: no alias is another's turned round, nor 0. */
 	d.alias = c->asker ^ (u64)(d.cap | d.before << 6) << 48;
@@ -260,12 +275,8 @@ static __always_inline int count(struct cached *c, u32 mark, u32 fresh, u32 bank
 {
 	u64 counted = ++c->counted;
 
-	if (fresh || (who_of(counted) && mark & (WHAT_DENIED | CACHED_AFTER))) {
-		if (fresh || mark & WHAT_DENIED)
-			announce(mark, who_of(counted) - 1, site_of(counted), !!fresh, bank);
-		if (mark & (WHAT_DENIED | CACHED_AFTER))
-			follow(c, mark, bank);
-	}
+	if (fresh || (who_of(counted) && mark & (WHAT_DENIED | CACHED_AFTER)))
+		follow(c, mark, fresh, bank);
 	return 0;
 }
 

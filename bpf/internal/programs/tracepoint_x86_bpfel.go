@@ -17,6 +17,7 @@ type TracepointAnnouncement struct {
 	_       structs.HostLayout
 	Time    uint64
 	Cgroup  uint64
+	After   uint64
 	Syscall int64
 	Tgid    uint32
 	Tid     uint32
@@ -29,7 +30,8 @@ type TracepointAnnouncement struct {
 	What    uint16
 	Kind    uint8
 	Told    uint8
-	Fresh   uint16
+	Fresh   uint8
+	Awaits  uint8
 	Part    uint16
 	Comm    [16]uint8
 	Path    [256]uint8

@@ -161,9 +161,13 @@ static __noinline int meet_cgroup(u64 serial, u32 bank)
 	return 0;
 }
 
-/* announce tells user space of a new key or of a denial, the latter a few times in each window. A full ring is counted and
- * loses no name: those stand in the maps. */
-static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank)
+/* announce tells user space of a new key or of a denial, the latter a few times in each window, and of what was granted in the place of
+ * a denial that it has been told of. A full ring is counted and loses no name: those stand in the maps. What the check came after, and
+ * whether another may be asked for in its place, the caller has written to the scratch's announcement.
+ *
+ * It returns the time by which user space knows a denial: that of its own announcement, or else that of the denial before it in whose
+ * place it was asked for. What is granted in its own place is then told to be so in the place of both. */
+static __noinline u64 announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank)
 {
 	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
 	struct task_struct *task = current_task();
@@ -176,10 +180,16 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 
 	if (!r || !st || !s)
 		return 0;
+	a = &s->announcement;
+	a->part = r->key.what / WHAT_PROBE & WHAT_PART;
+	if (!(a->part >> 1))
+		a->after = 0; /* it came after that denial, and not in its place */
+	if (!fresh && !(what & WHAT_DENIED) && !a->after)
+		return 0;
 	/* What anybody can bring about leaves half the ring to what is granted on the host. */
 	if (pool_of(what) == POOL_ANYBODY && bpf_ringbuf_query(&ring, BPF_RB_AVAIL_DATA) > bpf_ringbuf_query(&ring, BPF_RB_RING_SIZE) / 2) {
 		st->withheld++;
-		return 0;
+		return a->after;
 	}
 	if (what & WHAT_DENIED) {
 		if (r->burst_window != window) {
@@ -188,11 +198,10 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 		}
 		if (r->burst >= denial_burst && !fresh) {
 			st->withheld++;
-			return 0;
+			return a->after;
 		}
 		r->burst++;
 	}
-	a = &s->announcement;
 	a->cgroup = r->key.cgroup;
 	a->told = slot < WHO_FIXED || kind_of(r->key.what) == KIND_OTHER;
 	if (a->told) { /* the slot is not this cgroup's alone, so the record has no owner */
@@ -213,11 +222,12 @@ static __noinline int announce(u32 what, u32 slot, u32 site, u32 fresh, u32 bank
 	a->what = what & WHAT_WHO;
 	a->kind = kind_of(what);
 	a->fresh = fresh;
-	a->part = r->key.what / WHAT_PROBE & WHAT_PART;
 	name_process(a->name, a->kind);
-	if (bpf_ringbuf_output(&ring, a, size, 0))
+	if (bpf_ringbuf_output(&ring, a, size, 0)) {
 		st->lost++;
-	return 0;
+		return a->after;
+	}
+	return a->time;
 }
 
 /* note_site keeps the first few kernel functions that asked for a key. */

@@ -27,8 +27,8 @@ import (
 //     other denial; and what another security module refused of what was granted.
 //     Something did not work, or was tried in vain; the kernel side already limits
 //     their rate.
-//   - debug: a denial after which the kernel went on all the same, and any other capability that is asked for by somebody new. Right
-//     after start that is everybody.
+//   - debug: a denial that harmed nobody, because the kernel went on all the same or granted another capability in its place, and any
+//     other capability that is asked for by somebody new. Right after start that is everybody.
 //
 // It is called by the reader of the ring buffer, which must not wait: the log
 // that it is given never blocks, but drops what does not fit and says so.
@@ -108,6 +108,9 @@ func (l *Log) Announce(n bpf.Announcement) {
 		slog.Bool("borrowed", n.Borrowed),
 		slog.Bool("overflow", n.Overflow),
 	)
+	if n.Harmless {
+		line.AddAttrs(slog.String("fallback", collectors.Capability(n.Instead)))
+	}
 	if n.LSM != "" {
 		line.AddAttrs(slog.String("lsm", n.LSM))
 	}
@@ -141,6 +144,8 @@ func lineOf(n bpf.Announcement) (level slog.Level, message string) {
 		return level, "CAP_SYS_ADMIN asked for by a new process or workload"
 	case n.Probe:
 		return slog.LevelDebug, "Capability denied, which the kernel did not mind"
+	case n.Harmless:
+		return slog.LevelDebug, "Capability denied, and another granted in its place"
 	case n.Denied:
 		return slog.LevelInfo, "Capability denied"
 	default:

@@ -55,6 +55,9 @@ func TestAnnouncementLevels(t *testing.T) {
 		{"CAP_SYS_ADMIN denied again in a user namespace", bpf.Announcement{Check: bpf.Check{Capability: admin, Denied: true, UserNS: true}}, "INFO Capability denied"},
 		{"denied", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown, Denied: true}}, "INFO Capability denied"},
 		{"denied, and the kernel went on", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown, Denied: true}, Aside: bpf.Aside{Probe: true}}, "DEBUG Capability denied, which the kernel did not mind"},
+		{"denied, and another granted", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown, Denied: true}, Harmless: true}, "DEBUG Capability denied, and another granted in its place"},
+		{"CAP_SYS_ADMIN denied again, and another granted", bpf.Announcement{Check: bpf.Check{Capability: admin, Denied: true}, Harmless: true}, "DEBUG Capability denied, and another granted in its place"},
+		{"new CAP_SYS_ADMIN, denied, and another granted", bpf.Announcement{New: true, Check: bpf.Check{Capability: admin, Denied: true}, Harmless: true}, "WARN CAP_SYS_ADMIN asked for by a new process or workload"},
 		{"new", bpf.Announcement{New: true, Check: bpf.Check{Capability: chown}}, "DEBUG Capability asked for by a new process or workload"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -102,6 +105,14 @@ func TestAnnouncementFields(t *testing.T) {
 			Syscall: 400,
 		}, `level=INFO source=announce.go msg="Capability denied" capability=CAP_63 result=denied scope=host ` +
 			`workload=/a process=a comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall=400 path="" call_site=_unknown fallback_of=CAP_SYS_ADMIN,CAP_PERFMON borrowed=false overflow=true`},
+		{bpf.Announcement{
+			New: true, Harmless: true, Instead: uint8(cap.SYS_NICE),
+			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN), Denied: true},
+			Cgroup:  bpf.Cgroup{ID: 11, Path: "/c"},
+			Process: bpf.Process{Name: "ionice"},
+			Syscall: -1,
+		}, `level=WARN source=announce.go msg="CAP_SYS_ADMIN asked for by a new process or workload" capability=CAP_SYS_ADMIN result=denied scope=host ` +
+			`workload=/c process=ionice comm="" tgid=0 tid=0 ns_tgid=0 uid=0 euid=0 syscall="" path="" call_site=_unknown fallback_of="" borrowed=false overflow=false fallback=CAP_SYS_NICE`},
 		{bpf.Announcement{
 			New: true, LSM: "apparmor",
 			Check:   bpf.Check{Capability: uint8(cap.SYS_ADMIN), Denied: true},

@@ -37,6 +37,8 @@ type denial struct {
 	comm      string
 	UID, EUID uint32
 	Probe     bool // the kernel went on all the same
+	replaced  bool // or granted another capability
+	instead   uint8
 	TGID      uint32
 	NSTGID    uint32 // in the innermost PID namespace
 	// Of who found no series of their own and is counted with others: who it was.
@@ -46,14 +48,15 @@ type denial struct {
 // Announce takes one announcement. It is called by the reader of the ring
 // buffer, which must not wait.
 func (d *Denials) Announce(n bpf.Announcement) {
-	if !n.Denied || n.Borrowed || n.LSM != "" { // which are in no series of denied checks
+	if !n.Denied || n.Borrowed { // which are in no series of denied checks
 		return
 	}
 	last := &denial{
 		Time: time.Now(), site: n.Symbol, syscall: collectors.Syscall(n), path: n.Path, comm: n.Comm,
-		UID: n.UID, EUID: n.EUID, Probe: n.Probe, TGID: n.TGID, NSTGID: n.NSTGID,
+		UID: n.UID, EUID: n.EUID, Probe: n.Probe, replaced: n.Harmless, instead: n.Instead, TGID: n.TGID, NSTGID: n.NSTGID,
 	}
-	who := asker{Capability: n.Capability, UserNS: n.UserNS}
+	// What another module refuses is counted without the user namespace.
+	who := asker{Capability: n.Capability, UserNS: n.UserNS && n.LSM == "", LSM: n.LSM}
 	who.Workload, who.Process = collectors.VisibleWho(n.Cgroup, n.Process, false)
 	if n.Overflow {
 		last.Workload, last.Process = who.Workload, who.Process
@@ -68,7 +71,7 @@ func (d *Denials) Announce(n bpf.Announcement) {
 	switch {
 	case !known && len(d.told) >= maxTold:
 		d.notShown.Add(1)
-	case known && last.Probe && !before.Probe: // which says more
+	case known && last.harmless() && !before.harmless(): // which says more
 	default:
 		d.told[who] = last
 	}
@@ -91,6 +94,16 @@ func (d *Denials) handOn(now time.Time, take func(asker, *denial) bool) {
 			d.notShown.Add(1)
 		}
 	}
+}
+
+func (d *denial) harmless() bool { return d.Probe || d.replaced }
+
+// Instead is the capability that was granted in place of it, if one was.
+func (d *denial) Instead() string {
+	if !d.replaced {
+		return ""
+	}
+	return collectors.Capability(d.instead)
 }
 
 // Site, Syscall, Comm and Path are as the metrics and the log write them.

@@ -23,8 +23,8 @@ type filter struct {
 
 // names of the classes in an address, and on the page.
 func (c class) names() (short, long string) {
-	return [classes]string{"admin", "denied", "other"}[c],
-		[classes]string{"CAP_SYS_ADMIN on the host", "Denied", "Other"}[c]
+	return [classes]string{"admin", "denied", "refused", "other"}[c],
+		[classes]string{"CAP_SYS_ADMIN on the host", "Denied", "Refused", "Other"}[c]
 }
 
 // parseFilter reads the query of an address. Its errors say what is allowed.
@@ -40,7 +40,7 @@ func parseFilter(query string) (filter, error) {
 	}
 	if name := values.Get("class"); name != "" {
 		if f.class, f.byClass = classOf(name); !f.byClass {
-			return f, fmt.Errorf("class %.40q is none of admin, denied and other: leave it out to see all", name)
+			return f, fmt.Errorf("class %.40q is none of admin, denied, refused and other: leave it out to see all", name)
 		}
 	}
 	switch pause := values.Get("pause"); pause {
@@ -94,7 +94,8 @@ func (f filter) address() string {
 // finds tells whether the text stands in anything that a row shows in words,
 // in small letters or capitals.
 func (f *filter) finds(r *row) bool {
-	if f.text == "" || contains(collectors.Capability(r.Capability), f.text) || contains(r.Workload, f.text) || contains(r.Process, f.text) {
+	if f.text == "" || contains(collectors.Capability(r.Capability), f.text) || contains(r.Workload, f.text) || contains(r.Process, f.text) ||
+		contains(r.LSM, f.text) {
 		return true
 	}
 	for _, sites := range [][]string{r.GrantedSites, r.DeniedSites} {

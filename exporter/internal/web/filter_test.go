@@ -31,6 +31,7 @@ func TestParseFilter(t *testing.T) {
 		"q=a&q=b":                           {text: "a"},
 		"class=admin":                       {class: adminUsed, byClass: true},
 		"class=denied&pause=1":              {class: denied, byClass: true, paused: true},
+		"class=refused":                     {class: lsmRefused, byClass: true},
 		"class=other&q=%2Fa%2Fb":            {class: other, byClass: true, text: "/a/b"},
 		`q=copied\x0a`:                      {text: `copied\x0a`},
 		"q=a%E2%80%AEb%00%FF":               {text: `a\xe2\x80\xaeb\x00\xff`},
@@ -43,7 +44,7 @@ func TestParseFilter(t *testing.T) {
 	for query, want := range map[string]string{
 		"q=%zz":                               `does not end in a query such as ?q=nginx&class=denied&pause=1: invalid URL escape "%zz"`,
 		"q=a;b":                               "does not end in a query",
-		"class=root":                          `class "root" is none of admin, denied and other: leave it out to see all`,
+		"class=root":                          `class "root" is none of admin, denied, refused and other: leave it out to see all`,
 		"class=" + strings.Repeat("x", 1000):  `class "` + strings.Repeat("x", 40) + `" is none of`,
 		"pause=yes":                           `pause "yes" is not 1: leave it out to have the page reload`,
 		"q=" + strings.Repeat("x", maxText+1): "q has 257 bytes, of which 256 are allowed: look for a part of the name",
@@ -118,14 +119,14 @@ func TestFilterFindsWhatIsNotShown(t *testing.T) {
 		rows, more int
 		counts     string // of each class
 	}{
-		"?q=nginx":              {2, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Other 1"},
-		"?q=nginx&class=denied": {1, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Other 1"},
-		"?q=nginx&class=other":  {1, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Other 1"},
-		"?q=nginx&class=admin":  {0, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Other 1"},
-		"?q=evil":               {200, 2800, "All 3000, CAP_SYS_ADMIN on the host 0, Denied 3000, Other 0"},
-		"?class=denied":         {200, 2801, "All 3003, CAP_SYS_ADMIN on the host 1, Denied 3001, Other 1"},
-		"?class=admin":          {1, 0, "All 3003, CAP_SYS_ADMIN on the host 1, Denied 3001, Other 1"},
-		"?q=nobody":             {0, 0, "All 0, CAP_SYS_ADMIN on the host 0, Denied 0, Other 0"},
+		"?q=nginx":              {2, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Refused 0, Other 1"},
+		"?q=nginx&class=denied": {1, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Refused 0, Other 1"},
+		"?q=nginx&class=other":  {1, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Refused 0, Other 1"},
+		"?q=nginx&class=admin":  {0, 0, "All 2, CAP_SYS_ADMIN on the host 0, Denied 1, Refused 0, Other 1"},
+		"?q=evil":               {200, 2800, "All 3000, CAP_SYS_ADMIN on the host 0, Denied 3000, Refused 0, Other 0"},
+		"?class=denied":         {200, 2801, "All 3003, CAP_SYS_ADMIN on the host 1, Denied 3001, Refused 0, Other 1"},
+		"?class=admin":          {1, 0, "All 3003, CAP_SYS_ADMIN on the host 1, Denied 3001, Refused 0, Other 1"},
+		"?q=nobody":             {0, 0, "All 0, CAP_SYS_ADMIN on the host 0, Denied 0, Refused 0, Other 0"},
 	} {
 		page := landingPageOf(handler, query)
 		if got := strings.Count(page, `data-h="Process"`); got != want.rows {
@@ -213,21 +214,21 @@ func TestFilterControls(t *testing.T) {
 	}{
 		"": {
 			[]string{"q="},
-			[]string{"?", "?class=admin", "?class=denied", "?class=other", "Pause ?pause=1"}, "All", true,
+			[]string{"?", "?class=admin", "?class=denied", "?class=refused", "?class=other", "Pause ?pause=1"}, "All", true,
 		},
 		"?q=%22a+b%22&class=denied": {
 			[]string{`q="a b"`, "class=denied"},
-			[]string{"?q=%22a+b%22", "?class=admin&q=%22a+b%22", "?class=denied&q=%22a+b%22", "?class=other&q=%22a+b%22",
+			[]string{"?q=%22a+b%22", "?class=admin&q=%22a+b%22", "?class=denied&q=%22a+b%22", "?class=refused&q=%22a+b%22", "?class=other&q=%22a+b%22",
 				"Clear filter ?", "Pause ?class=denied&pause=1&q=%22a+b%22", "Show all ?"}, "Denied", true,
 		},
 		"?q=evil&pause=1": {
 			[]string{"q=evil", "pause=1"},
-			[]string{"?pause=1&q=evil", "?class=admin&pause=1&q=evil", "?class=denied&pause=1&q=evil", "?class=other&pause=1&q=evil",
+			[]string{"?pause=1&q=evil", "?class=admin&pause=1&q=evil", "?class=denied&pause=1&q=evil", "?class=refused&pause=1&q=evil", "?class=other&pause=1&q=evil",
 				"Clear filter ?pause=1", "Resume ?q=evil"}, "All", false,
 		},
 		"?pause=1": {
 			[]string{"q=", "pause=1"},
-			[]string{"?pause=1", "?class=admin&pause=1", "?class=denied&pause=1", "?class=other&pause=1", "Resume ?"}, "All", false,
+			[]string{"?pause=1", "?class=admin&pause=1", "?class=denied&pause=1", "?class=refused&pause=1", "?class=other&pause=1", "Resume ?"}, "All", false,
 		},
 	} {
 		page := landingPageOf(handler, query)

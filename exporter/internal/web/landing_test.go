@@ -230,8 +230,9 @@ func TestLandingLayoutInChromium(t *testing.T) {
 	}
 	pages := map[string]http.Handler{"/short": landed(t, nil, used(cap.KILL, "a", 1)), "/empty": landed(t, nil), "/failed": landed(t, errors.New("no "+strings.Repeat("room", 100)))}
 	history, state := NewRecent(nil, d), &State{}
-	history.add(time.Now(), &bpf.Snapshot{Workloads: workloads, SeriesLimit: math.MaxInt32}, nil)
-	state.Attach(bpf.Info{Source: bpf.SourceTracepoint}, history)
+	refusals := []bpf.RefusalCount{{LSM: "apparmor", Capability: uint8(cap.CHECKPOINT_RESTORE), Cgroup: workloads[4].Cgroup, Process: workloads[4].Process, Count: math.MaxUint32}}
+	history.add(time.Now(), &bpf.Snapshot{Workloads: workloads, Refusals: refusals, SeriesLimit: math.MaxInt32}, nil)
+	state.Attach(bpf.Info{Source: bpf.SourceTracepoint, LSM: "selinux_unavailable,apparmor_unavailable"}, history)
 	pages["/long"] = newTestHandler(t, state, prometheus.NewRegistry(), t.Output())
 
 	addresses := []string{"/empty?pause=1", "/failed?pause=1", "/short?pause=1", "/long?pause=1", "/long?pause=1&class=denied&q=" + strings.Repeat("W", 20)}
@@ -432,6 +433,12 @@ func TestLandingTellsTheLastDenial(t *testing.T) {
 			"system call <code>setgroups</code> denied in <code>sys_setgroups</code>, which the kernel did not mind, uid 33, euid 34, pid 812, thread <bdi>worker</bdi>",
 		},
 		{
+			func(_ *bpf.WorkloadCount, a *bpf.Announcement) {
+				a.Harmless, a.Instead, a.NSTGID, a.Path = true, uint8(cap.SYS_ADMIN), 812, ""
+			},
+			"system call <code>setgroups</code> denied in <code>sys_setgroups</code>, and <code>CAP_SYS_ADMIN</code> granted in its place, uid 33, euid 34, pid 812, thread <bdi>worker</bdi>",
+		},
+		{
 			func(_ *bpf.WorkloadCount, a *bpf.Announcement) { a.SyscallName, a.Path = "", "</td><script>\xff" },
 			`system call <code>116</code> denied in <code>sys_setgroups</code>, uid 33, euid 34, pid 812 (7 in its PID namespace), thread <bdi>worker</bdi>, path <bdi>&lt;/td&gt;&lt;script&gt;\xff</bdi>`,
 		},
@@ -455,6 +462,58 @@ func TestLandingTellsTheLastDenial(t *testing.T) {
 		}
 		if !regexp.MustCompile(`^Last denial announced <time datetime="\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ" title="\d\d:\d\d:\d\d UTC">0 s ago$`).MatchString(head) {
 			t.Errorf("told at %s", head)
+		}
+	}
+}
+
+// What another module refused stands in rows of its own, which say when and of what.
+func TestLandingRefusals(t *testing.T) {
+	d := &Denials{}
+	of := func(process string) bpf.RefusalCount {
+		return bpf.RefusalCount{LSM: "apparmor", Capability: uint8(cap.SYS_ADMIN), Cgroup: bpf.Cgroup{ID: 1, Path: "/a"}, Process: bpf.Process{Name: process}, Count: 3, Created: time.Unix(1000, 0)}
+	}
+	silent, others := of("silent"), of("")
+	silent.Count, others.Count, others.Process = 2, 1, bpf.Process{Kind: bpf.ProcessOther}
+	inside := bpf.Check{Capability: uint8(cap.SYS_ADMIN), Denied: true, UserNS: true} // which the counter does not tell apart
+	d.Announce(bpf.Announcement{
+		Check: inside, LSM: "apparmor", Cgroup: of("").Cgroup, Process: bpf.Process{Name: "mount"}, Comm: "worker",
+		UID: 33, EUID: 34, TGID: 812, NSTGID: 812, SyscallName: "mount", Path: "/mnt",
+	})
+	d.Announce(bpf.Announcement{
+		Check: inside, LSM: "apparmor", Cgroup: of("").Cgroup, Process: bpf.Process{Name: "crowded"}, Overflow: true, Comm: "c", TGID: 1, NSTGID: 1, Syscall: -1,
+	})
+	history, state := NewRecent(nil, d), &State{}
+	history.add(time.Now(), &bpf.Snapshot{
+		Workloads: []bpf.WorkloadCount{used(cap.SYS_ADMIN, "mount", 3), refused(cap.CHOWN, "cp", 1), used(cap.CHOWN, "often", 100)},
+		Refusals:  []bpf.RefusalCount{others, of("mount"), silent},
+	}, nil)
+	state.Attach(bpf.Info{LSM: "apparmor"}, history)
+	handler := newTestHandler(t, state, prometheus.NewRegistry(), t.Output())
+	if page := landingPage(handler); !strings.Contains(page, "(other security modules: apparmor).") {
+		t.Errorf("the page does not say which modules there are:\n%s", page)
+	}
+	rowOf := func(process string, count int, last string) string {
+		return `<tr class="denied"><td data-h="Capability"><span class="cap">CAP_SYS_ADMIN</span> <span class="tag">refused by apparmor</span></td>` +
+			`<td data-h="Workload"><bdi>/a</bdi></td><td data-h="Process"><bdi>` + process + `</bdi></td><td data-h="Call sites"></td>` +
+			`<td data-h="Granted" class="n">–</td><td data-h="Denied" class="n">` + fmt.Sprint(count) + `</td></tr>` +
+			`<tr class="last denied"><td colspan="6">` + last + `</td></tr>`
+	}
+	told := func(what string) string { return `Last refusal announced <time>0 s ago</time>:` + what }
+	want := rowOf("mount", 3, told(` system call <code>mount</code> refused, uid 33, euid 34, pid 812, thread <bdi>worker</bdi>, path <bdi>/mnt</bdi>`)) +
+		rowOf("silent", 2, "No details: none of these refusals was announced.") +
+		rowOf("_other", 1, told(` process <bdi>crowded</bdi>, refused, uid 0, euid 0, pid 1, thread <bdi>c</bdi>`))
+	for query, where := range map[string]string{"?class=refused": "^%s$", "?q=APPARMOR": "^%s$", "": ">mount<.*>cp<.*%s<tr><td.*>often<", "?class=denied": ">cp<"} {
+		_, body, _ := strings.Cut(landingPageOf(handler, query), "<tbody>")
+		body, _, _ = strings.Cut(body, "</tbody>")
+		body = regexp.MustCompile(`<time [^>]*>`).ReplaceAllString(strings.ReplaceAll(body, "\n", ""), "<time>")
+		if !strings.Contains(where, "%s") {
+			if strings.Contains(body, "apparmor") || !strings.Contains(body, where) {
+				t.Errorf("%s: rows\n%s", query, body)
+			}
+			continue
+		}
+		if !regexp.MustCompile(fmt.Sprintf(where, regexp.QuoteMeta(want))).MatchString(body) {
+			t.Errorf("%s: the rows are\n%s\nwant\n%s", query, body, want)
 		}
 	}
 }

@@ -109,12 +109,13 @@ type addition struct{ to, n uint32 }
 type asker struct {
 	Capability uint8
 	UserNS     bool
+	LSM        string // which has refused what was granted; "" of a row of checks
 	Workload   string
 	Process    string
 }
 
 // asked is how often, and by way of which kernel functions it was granted and
-// denied.
+// denied. What another security module refused is denied here.
 type asked struct {
 	Granted, Denied           uint64
 	Harmless                  uint64   // of the denials
@@ -164,7 +165,7 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 		return // the next one that succeeds also tells what was asked since the last that did
 	}
 
-	of := r.sumUp(snapshot.Workloads)
+	of := r.sumUp(snapshot)
 	r.asked = 0
 	added := r.adding[:0]
 	for key, c := range r.askers {
@@ -217,7 +218,7 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 		if c == nil {
 			return false // this snapshot was taken before
 		}
-		if c.last == nil || c.last.Probe || !last.Probe { // what the kernel did not mind is told where nothing else is
+		if c.last == nil || c.last.harmless() || !last.harmless() { // what harmed nobody is told where nothing else is
 			c.last = last
 		}
 		return true
@@ -227,7 +228,7 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 	}
 	r.adding = added
 	head := *snapshot
-	head.Workloads, head.Sites = nil, nil
+	head.Workloads, head.Sites, head.Refusals = nil, nil, nil
 	r.snapshot = &head
 }
 
@@ -251,30 +252,40 @@ func (r *Recent) old(now time.Time) int {
 	return n
 }
 
-// sumUp sums the slots of each series. It returns which one's each slot is.
-func (r *Recent) sumUp(slots []bpf.WorkloadCount) []*series {
+// sumUp sums the slots of each series. It returns which one's each workload's slot is.
+func (r *Recent) sumUp(snapshot *bpf.Snapshot) []*series {
 	if r.askers == nil {
 		r.askers = make(map[asker]*counts)
 	}
-	of := make([]*series, len(slots))
-	for i, slot := range slots {
-		workload, process := collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
-		key := asker{slot.Capability, slot.UserNS, workload, process}
-		c := r.askers[key]
-		if c == nil {
-			c = &counts{}
-			r.askers[key] = c
-		}
-		c.owner = slot.Owner
-		s := r.part(c, kind{slot.Denied, slot.Aside})
-		of[i] = s
-		if s.standsIn != r.taken {
-			s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.Created.UnixNano()}
-		}
-		s.count += slot.Count
-		s.created = min(s.created, slot.Created.UnixNano())
+	of := make([]*series, len(snapshot.Workloads))
+	for i, slot := range snapshot.Workloads {
+		who := asker{Capability: slot.Capability, UserNS: slot.UserNS}
+		who.Workload, who.Process = collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
+		of[i] = r.sum(who, kind{slot.Denied, slot.Aside}, slot.Owner, total{slot.Count, slot.Created.UnixNano()})
+	}
+	for _, slot := range snapshot.Refusals {
+		who := asker{Capability: slot.Capability, LSM: slot.LSM}
+		who.Workload, who.Process = collectors.VisibleWho(slot.Cgroup, slot.Process, slot.Overflow)
+		r.sum(who, kind{denied: true}, slot.Owner, total{slot.Count, slot.Created.UnixNano()})
 	}
 	return of
+}
+
+// sum adds a slot to the series that it is of.
+func (r *Recent) sum(who asker, k kind, owner uint64, slot total) *series {
+	c := r.askers[who]
+	if c == nil {
+		c = &counts{}
+		r.askers[who] = c
+	}
+	c.owner = owner
+	s := r.part(c, k)
+	if s.standsIn != r.taken {
+		s.standsIn, s.before, s.total = r.taken, s.total, total{created: slot.created}
+	}
+	s.count += slot.count
+	s.created = min(s.created, slot.created)
+	return s
 }
 
 func (r *Recent) part(c *counts, k kind) *series {

@@ -225,8 +225,8 @@ func TestRecentWindowMovesOn(t *testing.T) {
 // Nothing but the history itself is kept: a snapshot has thousands of series.
 func TestRecentKeepsNoSeries(t *testing.T) {
 	r := &Recent{}
-	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", 1)}, Sites: make([]bpf.SiteCount, 1), Series: 1}, nil)
-	if s := r.view(time.Now()).Snapshot; s.Workloads != nil || s.Sites != nil || s.Series != 1 {
+	r.add(time.Now(), &bpf.Snapshot{Workloads: []bpf.WorkloadCount{used(cap.CHOWN, "a", 1)}, Sites: make([]bpf.SiteCount, 1), Refusals: make([]bpf.RefusalCount, 1), Series: 1}, nil)
+	if s := r.view(time.Now()).Snapshot; s.Workloads != nil || s.Sites != nil || s.Refusals != nil || s.Series != 1 {
 		t.Errorf("kept %+v", s)
 	}
 }
@@ -381,11 +381,11 @@ func TestRecentHarmless(t *testing.T) {
 		}
 	}
 	r.add(now, &bpf.Snapshot{Workloads: slots(5, 1, 3, 2)}, nil)
-	check("all at once", "a 1 8/3-0 1", "a 2 0/6-4 1", "b 1 2/0-0 2")
+	check("all at once", "a 1 8/3-0 1", "a 2 0/6-4 1", "b 1 2/0-0 3")
 	r.add(now, &bpf.Snapshot{Workloads: slots(5, 1, 5, 2)}, nil)
-	check("none counts", "a 1 10/5-0 1", "a 2 0/6-6 2", "b 1 2/0-0 2")
+	check("none counts", "a 1 10/5-0 1", "a 2 0/6-6 3", "b 1 2/0-0 3")
 	r.add(now, &bpf.Snapshot{Workloads: slots(5, 1, 9, 2)}, nil)
-	check("more than were denied", "a 1 14/9-0 1", "a 2 0/6-6 2", "b 1 2/0-0 2")
+	check("more than were denied", "a 1 14/9-0 1", "a 2 0/6-6 3", "b 1 2/0-0 3")
 	now = now.Add(recentWindow)
 	r.add(now, &bpf.Snapshot{Workloads: slots(6, 2, 9, 2)}, nil)
 	check("in another window", "a 2 0/2-1 1")
@@ -394,7 +394,7 @@ func TestRecentHarmless(t *testing.T) {
 		r.add(now, &bpf.Snapshot{Workloads: slots(0, 0, 9, 2)[2:3]}, nil)
 	}
 	r.add(now, &bpf.Snapshot{Workloads: slots(7, 0, 9, 2)}, nil)
-	check("what was granted before does not count for what is denied now", "a 1 5/9-0 1", "a 2 0/7-0 1", "b 1 2/0-0 2")
+	check("what was granted before does not count for what is denied now", "a 1 5/9-0 1", "a 2 0/7-0 1", "b 1 2/0-0 3")
 	for range 2 {
 		r.add(now.Add(recentWindow), &bpf.Snapshot{}, nil)
 	}

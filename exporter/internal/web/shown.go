@@ -25,6 +25,8 @@ const (
 	// denied is what did not work, or was tried in vain. What was denied without
 	// harm is not.
 	denied
+	// lsmRefused is what was granted, and what another security module refused.
+	lsmRefused
 	// other is all else.
 	other
 	classes
@@ -32,6 +34,8 @@ const (
 
 func (r *row) class() class {
 	switch {
+	case r.LSM != "":
+		return lsmRefused
 	case r.SysAdmin() && !r.UserNS && r.Granted > 0:
 		return adminUsed
 	case r.Counts():
@@ -44,7 +48,7 @@ func (r *row) class() class {
 // is tells whether somebody who looks for the class looks for the row. Who uses
 // CAP_SYS_ADMIN may be denied it, too.
 func (r *row) is(c class) bool {
-	return r.class() == c || c == denied && r.Counts()
+	return r.class() == c || c == denied && r.class() == adminUsed && r.Counts()
 }
 
 // Counts tells whether anything was denied that the kernel did not do without.
@@ -52,7 +56,7 @@ func (r *row) Counts() bool { return r.Denied > r.Harmless }
 
 // quota is how many rows a class has at least, if it has so many: whatever
 // somebody floods, the others stay on the page.
-func (c class) quota() int { return [classes]int{80, 80, 40}[c] }
+func (c class) quota() int { return [classes]int{80, 60, 30, 30}[c] }
 
 // choice is what is shown of many rows.
 type choice struct {
@@ -140,6 +144,7 @@ func compareRows(a, b row) int {
 		cmp.Compare(a.Workload, b.Workload),
 		cmp.Compare(a.Process, b.Process),
 		compareBool(a.UserNS, b.UserNS),
+		cmp.Compare(a.LSM, b.LSM),
 	)
 }
 

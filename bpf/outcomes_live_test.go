@@ -1,0 +1,142 @@
+package bpf
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+)
+
+// TestOutcomesTold: what is announced as denied is told to have harmed nobody where another capability was granted in its place, and
+// only there. That takes a record for each that was announced, and not for each that was granted.
+func TestOutcomesTold(t *testing.T) {
+	const n, many = 6, 500
+	banks, two := 0, true
+	for _, pair := range []*bool{nil, &two} {
+		if banks == 2 {
+			return // which Open has chosen
+		}
+		name := "as Open chooses"
+		if pair != nil {
+			name = "two programs"
+		}
+		t.Run(name, func(t *testing.T) {
+			var mu sync.Mutex
+			told := map[string]map[string]int{}
+			tr := openLive(t, Options{pair: pair, FallbackWait: 500 * time.Millisecond, Announce: func(a Announcement) {
+				if !a.Denied && !a.New {
+					t.Errorf("told of %+v, which is neither new nor denied", a)
+				}
+				if !a.Denied || a.Capability == uint8(cap.SETPCAP) { // the helper's own capset(2)
+					return
+				}
+				outcome := fmt.Sprint(a.Capability)
+				if a.Harmless {
+					outcome += fmt.Sprint(" for ", a.Instead)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if told[a.Process.Name] == nil {
+					told[a.Process.Name] = map[string]int{}
+				}
+				told[a.Process.Name][outcome]++
+			}})
+			banks = tr.objects.Banks()
+			namesFunctions(t, tr)
+			// By row of asideRows: the capabilities that are denied, and which are granted in their place.
+			want := map[string][]string{
+				"read": {"2 for 1"}, "read-denied": {"2", "1"}, "read-and-write": {"2 for 1"}, "checkpoint": {"40 for 21"}, "checkpoint-denied": {"40", "21"},
+				"ioprio": {"21 for 23"}, "unrelated": {"12"}, "in-between": {"40 for 21", "12"},
+			}
+			dir := t.TempDir()
+			if err := makeStrangersFile(dir); err != nil {
+				t.Fatal(err)
+			}
+			for row := range want {
+				run(t, helper(executable(t, "told-"+row), "aside", row, strconv.Itoa(n), dir))
+			}
+			before := snapshot(t, tr).RingRecords
+			run(t, helper(executable(t, "told-often"), "aside", "read", strconv.Itoa(many), dir))
+			s := snapshot(t, tr)
+			// Of each kind five, or those of two windows.
+			agree := func() bool {
+				mu.Lock()
+				defer mu.Unlock()
+				for row, outcomes := range want {
+					got := told["told-"+row]
+					for _, outcome := range outcomes {
+						if times := got[outcome]; times != 5 && times != 10 {
+							return false
+						}
+					}
+					if len(got) != len(outcomes) {
+						return false
+					}
+				}
+				return true
+			}
+			for range 300 {
+				if agree() {
+					break
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			if missed := mayMiss(t, tr, s); !agree() && missed == 0 && s.RingLost == 0 {
+				mu.Lock()
+				defer mu.Unlock()
+				maps.DeleteFunc(told, func(process string, _ map[string]int) bool { return !strings.HasPrefix(process, "told-") })
+				t.Errorf("told %v, want 5 or 10 of each of %v", told, want)
+			}
+			if records := s.RingRecords - before; records > many/2 { // others are announced meanwhile, too
+				t.Errorf("%d records of %d denials", records, many)
+			}
+		})
+	}
+}
+
+func namesFunctions(t *testing.T, tr *Tracer) {
+	t.Helper()
+	if !tr.features.Names {
+		t.Skip("the kernel names no functions (bpf_snprintf, since 5.13), so that no check is told to be a fallback")
+	}
+}
+
+// TestOutcomesInStorm has tasks preempt each other between the check that is denied and the one that is granted in its place, of which
+// a CPU, or one of two programs, then sees the one without the other.
+func TestOutcomesInStorm(t *testing.T) {
+	const n, name, burst = 100, "told-storm", 50
+	var harmless, counting atomic.Uint64
+	tr := openLive(t, Options{denialBurst: burst, FallbackWait: 10 * time.Second, Announce: func(a Announcement) {
+		switch {
+		case a.Process.Name != name || !a.Denied || a.Capability != uint8(cap.DAC_READ_SEARCH):
+		case a.Harmless && a.Instead == uint8(cap.DAC_OVERRIDE):
+			harmless.Add(1)
+		default:
+			counting.Add(1)
+		}
+	}})
+	namesFunctions(t, tr)
+	dir := t.TempDir()
+	if err := makeStrangersFile(dir); err != nil {
+		t.Fatal(err)
+	}
+	run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n), "read-and-write", dir))
+	s := checkIdentities(t, tr)
+	mayMiss(t, tr, s)
+	for range 500 {
+		if harmless.Load()+counting.Load() >= burst {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if h, c := harmless.Load(), counting.Load(); s.MissedRuns == 0 && s.RingLost == 0 && (h < burst || c != 0) {
+		t.Errorf("%d denials of %d threads told as harmless, and %d as such that count, want %d and none", h, 8*runtime.NumCPU(), c, burst)
+	}
+}
