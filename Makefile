@@ -34,7 +34,7 @@ TEST_PACKAGES += procps              # ps, kill
 TEST_PACKAGES += strace              # the exporter's system calls, to hold against the unit's filter
 TEST_PACKAGES += chromium            # the landing page, as a browser shows it
 TEST_PACKAGES += qemu-system-x86 qemu-system-arm # the guests of test-vm
-TEST_PACKAGES += busybox-static cpio kmod xz-utils zstd # what they consist of
+TEST_PACKAGES += busybox-static cpio e2fsprogs kmod xz-utils zstd # what they consist of
 TEST_PACKAGES += checkpolicy         # SELinux's policy in one of them
 TEST_PACKAGES += ca-certificates     # Go's module downloads
 

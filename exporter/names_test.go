@@ -110,20 +110,11 @@ func TestBinaryNamesPods(t *testing.T) {
 		askIn(t, mounts, hierarchy, at, asker)
 		removeCgroup(t, mounts[hierarchy], at)
 	}
-	info := func() map[string]map[string]string {
-		t.Helper()
-		told := map[string]map[string]string{}
-		for _, metric := range p.series(t, "capability_workload_info") {
-			labels := labelsOf(metric)
-			told[labels["workload"]] = labels
-		}
-		return told
-	}
 	want := map[string]string{
 		"workload": "pod/" + podUID, "kind": "pod", "pod_uid": podUID, "namespace": "default", "pod": "web-0",
 		"unit": "cri-containerd-" + another + ".scope", "container_id": another, "cgroup": "/" + podSlice + "/cri-containerd-" + another + ".scope",
 	}
-	told := info()
+	told := p.info(t)
 	if got := told["pod/"+podUID]; !maps.Equal(got, want) {
 		t.Errorf("told %v, want %v", got, want)
 	}
@@ -132,9 +123,9 @@ func TestBinaryNamesPods(t *testing.T) {
 	}
 	folder("kube-system_etcd-node", late)
 	deadline := time.Now().Add(30 * time.Second)
-	for info()["pod/"+late]["pod"] != "etcd-node" {
+	for p.info(t)["pod/"+late]["pod"] != "etcd-node" {
 		if time.Now().After(deadline) {
-			t.Fatalf("told %v of a pod that has a folder by now", info()["pod/"+late])
+			t.Fatalf("told %v of a pod that has a folder by now", p.info(t)["pod/"+late])
 		}
 		time.Sleep(time.Second)
 	}
