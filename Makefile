@@ -26,7 +26,7 @@ TEST_PACKAGES += gcc libc6-dev       # the race detector is linked with cgo
 TEST_PACKAGES += clang-19            # the BPF compiler, pinned: generate-check compares its output
 TEST_PACKAGES += llvm-19             # llvm-strip-19, which bpf2go runs
 TEST_PACKAGES += libcap2-bin         # capsh, setcap: privileges by hand
-TEST_PACKAGES += e2fsprogs           # mkfs.ext4: a file system that is full but for root's blocks
+TEST_PACKAGES += e2fsprogs           # mkfs.ext4: a file system that is full but for root's blocks, and a guest's disk
 TEST_PACKAGES += util-linux mount    # setpriv, unshare, mount: workloads that use or lack a capability
 TEST_PACKAGES += iproute2            # ip: CAP_NET_ADMIN by a real program
 TEST_PACKAGES += iputils-ping        # ping: CAP_NET_RAW by a real program
@@ -34,7 +34,7 @@ TEST_PACKAGES += procps              # ps, kill
 TEST_PACKAGES += strace              # the exporter's system calls, to hold against the unit's filter
 TEST_PACKAGES += chromium            # the landing page, as a browser shows it
 TEST_PACKAGES += qemu-system-x86 qemu-system-arm # the guests of test-vm
-TEST_PACKAGES += busybox-static cpio e2fsprogs kmod xz-utils zstd # what they consist of
+TEST_PACKAGES += busybox-static cpio kmod xz-utils zstd # what they consist of
 TEST_PACKAGES += checkpolicy         # SELinux's policy in one of them
 TEST_PACKAGES += ca-certificates     # Go's module downloads
 

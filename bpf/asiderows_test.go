@@ -310,8 +310,13 @@ func startAnother(t *testing.T, dir string) {
 
 func perfAnother(dir string) error { return perfEvent(another(dir), -1, unix.PerfBitExcludeKernel) }
 
+func paranoid() bool {
+	v, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
+	return err == nil && v[0] > '2'
+}
+
 func notParanoid(t *testing.T) {
-	if v, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid"); err == nil && v[0] > '2' {
+	if paranoid() {
 		t.Skip("kernel.perf_event_paranoid is above 2: Debian's kernels then ask for CAP_SYS_ADMIN first")
 	}
 }

@@ -82,8 +82,8 @@ struct who_key {
 struct denial {
 	u64 alias; /* by which the cache tells what comes after it; 0: there is none */
 	u64 task, switches;
-	u64 call; /* what the check after it must be made in, where another function may ask for that; 0: this function alone */
 	u64 told; /* the time of the announcement by which user space knows it: see announce in who.h; 0: it does not */
+	u64 call; /* what the check after it must be made in, where another function may ask for that; 0: this function alone */
 	u32 site, cap;
 	u32 before; /* plus one, the capability whose denial this one was asked for */
 	u32 unused;
@@ -214,7 +214,8 @@ struct turn {
 	struct who_key who; /* of what, who asked alone */
 	u64 tick;
 	u64 after; /* what who is marked and renamed by while a denial is noted, see follow in body.h; 0: none is */
-	u64 unused[4];
+	u64 told;  /* as that denial's */
+	u64 unused[3];
 };
 
 /* One page of a CPU's cache. */

@@ -89,6 +89,7 @@ static __always_inline bool same_turn(const struct turn *t, struct task_struct *
 static __always_inline void note_denial(struct turn *t, const struct denial *d)
 {
 	t->after = d->call ? ~d->alias : d->alias;
+	t->told = d->told;
 	t->who.what |= CACHED_AFTER;
 	t->who.name ^= t->after;
 }
@@ -238,18 +239,18 @@ static __noinline int follow(struct cached *c, u32 mark, u32 fresh, u32 bank)
 	};
 	struct denial *last = last_denial(d.task);
 	struct scratch *s = my_scratch(bank);
-	bool awaits = false;
+	bool awaits = mark & WHAT_DENIED && !(mark & CACHED_BORROWED) && c->asker && !(c->leads & LEADS_INTERRUPT);
 	u64 after = 0;
 
 	if (!p || !last || !s)
 		return 0;
-	if (mark & CACHED_AFTER && last->task == d.task && last->alias) /* else another task has taken its place */
-		after = last->told;
-	if (mark & WHAT_DENIED && !(mark & CACHED_BORROWED) && c->asker && !(c->leads & LEADS_INTERRUPT)) {
-		if (c->leads & LEADS_ELSEWHERE)
-			d.call = call_of(d.cap);
-		awaits = d.call || c->leads & LEADS_SAME;
-	}
+	if (awaits && c->leads & LEADS_ELSEWHERE)
+		d.call = call_of(d.cap);
+	awaits = awaits && (d.call || c->leads & LEADS_SAME);
+	if (mark & CACHED_AFTER && last->task == d.task)
+		after = last->alias ? last->told : 0;
+	else if (mark & CACHED_AFTER && p->turn.after) /* another task has taken its place */
+		after = p->turn.told;
 	if (fresh || mark & WHAT_DENIED || after) {
 		s->announcement.after = after;
 		s->announcement.awaits = awaits;

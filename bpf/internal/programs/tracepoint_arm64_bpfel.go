@@ -52,7 +52,8 @@ type TracepointCachePage struct {
 		Who      TracepointWhoKey
 		Tick     uint64
 		After    uint64
-		Unused   [4]uint64
+		Told     uint64
+		Unused   [3]uint64
 	}
 	Cached [62]TracepointCached
 }
