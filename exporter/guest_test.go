@@ -133,7 +133,7 @@ func TestBinaryEndsSeriesUnderSysctls(t *testing.T) {
 			t.Fatalf("%v checks of series that ended before it was %s, want %d", got, value, n*each)
 		}
 		if n := p.metric(t, "capability_exporter_workload_series"); n < limit/2+2*each {
-			t.Fatalf("%v of %d series are in use", n, limit)
+			t.Fatalf("%v of %d series are in use\n%s", n, limit, p.get(t, "/metrics").body)
 		}
 		setSysctl(t, "unprivileged_bpf_disabled", value)
 		p.waitForEnded(t, float64((n+1)*each))

@@ -153,10 +153,27 @@ func flood(count string) error {
 			return err
 		}
 		name = next
-		// Who gives up the CPU is asked for its name again.
-		pause := unix.Timespec{Nsec: 1}
-		_ = unix.Nanosleep(&pause, nil)
+		if err := giveUpCPU(); err != nil {
+			return err
+		}
 		askSysAdmin()
+	}
+	return nil
+}
+
+// giveUpCPU has the calling thread be asked for its name again, as who keeps the CPU is not. On a slow machine a sleep may be over before
+// it has begun.
+func giveUpCPU() error {
+	var before, now unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &before); err != nil {
+		return err
+	}
+	for now.Nvcsw <= before.Nvcsw {
+		pause := unix.Timespec{Nsec: 1000}
+		_ = unix.Nanosleep(&pause, nil)
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &now); err != nil {
+			return err
+		}
 	}
 	return nil
 }
