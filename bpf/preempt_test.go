@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -300,7 +301,7 @@ func TestPreempted(t *testing.T) {
 // TestStorms: storms of different making, the first right after the start, are counted to the last check by what Open chooses.
 func TestStorms(t *testing.T) {
 	for name := range stormKinds() {
-		t.Run(name, func(t *testing.T) { weather(t, name, Options{}, false) })
+		t.Run(name, func(t *testing.T) { weather(t, name, Options{}, 0) })
 	}
 }
 
@@ -308,11 +309,16 @@ func TestStorms(t *testing.T) {
 func TestStormsOfPair(t *testing.T) {
 	two := true
 	for name, kind := range stormKinds() {
-		t.Run(name, func(t *testing.T) { weather(t, name, Options{pair: &two}, kind.pairMisses) })
+		most := uint64(math.MaxUint64)
+		if !kind.pairMisses { // but where some third task, not of the storm, is preempted in the other program
+			most = uint64(*stormChecks) / 1000
+		}
+		t.Run(name, func(t *testing.T) { weather(t, name, Options{pair: &two}, most) })
 	}
 }
 
-func weather(t *testing.T, name string, opts Options, mayMiss bool) {
+// weather makes a storm, of which most may be missed.
+func weather(t *testing.T, name string, opts Options, most uint64) {
 	kind := stormKinds()[name]
 	threads := runtime.NumCPU() * (kind.ordinary + len(kind.priorities))
 	each := *stormChecks / threads
@@ -325,7 +331,7 @@ func weather(t *testing.T, name string, opts Options, mayMiss bool) {
 		counted, made := by(s, process)["21 granted host"], uint64(threads*each)
 		missed, unwound := s.MissedRuns-before.MissedRuns, s.Unwinds-before.Unwinds
 		t.Logf("%s: %s, %d checks made, %d counted, %d missed of all, %d unwound", when, programsOf(tr), made, counted, missed, unwound)
-		if short(counted, made, missed) || counted != made && !mayMiss {
+		if short(counted, made, missed) || made-counted > most {
 			t.Errorf("%s: %d of %d checks were counted; %d are told to be missed of all", when, counted, made, missed)
 		}
 		if unwound > made/100 {
