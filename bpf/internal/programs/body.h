@@ -234,40 +234,43 @@ static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
 static __noinline int follow(struct cached *c, u32 mark, u32 fresh, u32 bank)
 {
 	struct cache_page *p = cache_page(pages_of(0, mark, bpf_get_current_task()), bank);
-	struct denial d = {
-		.task = bpf_get_current_task(), .site = site_of(c->counted), .cap = mark & (CAPABILITIES - 1), .before = c->after
-	};
-	struct denial *last = last_denial(d.task);
+	struct denial *last = last_denial(bpf_get_current_task()), *d;
 	struct scratch *s = my_scratch(bank);
 	bool awaits = mark & WHAT_DENIED && !(mark & CACHED_BORROWED) && c->asker && !(c->leads & LEADS_INTERRUPT);
 	u64 after = 0;
 
 	if (!p || !last || !s)
 		return 0;
+	d = &s->noted; /* there is no room for it on the stack */
+	d->task = bpf_get_current_task();
+	d->call = d->told = 0;
+	d->site = site_of(c->counted);
+	d->cap = mark & (CAPABILITIES - 1);
+	d->before = c->after;
 	if (awaits && c->leads & LEADS_ELSEWHERE)
-		d.call = call_of(d.cap);
-	awaits = awaits && (d.call || c->leads & LEADS_SAME);
-	if (mark & CACHED_AFTER && last->task == d.task)
+		d->call = call_of(d->cap);
+	awaits = awaits && (d->call || c->leads & LEADS_SAME);
+	if (mark & CACHED_AFTER && last->task == d->task)
 		after = last->alias ? last->told : 0;
 	else if (mark & CACHED_AFTER && p->turn.after) /* another task has taken its place */
 		after = p->turn.told;
 	if (fresh || mark & WHAT_DENIED || after) {
 		s->announcement.after = after;
 		s->announcement.awaits = awaits;
-		d.told = announce(mark, who_of(c->counted) - 1, d.site, !!fresh, bank);
+		d->told = announce(mark, who_of(c->counted) - 1, d->site, !!fresh, bank);
 	}
 	if (c->leads & LEADS_INTERRUPT)
 		return 0;
 	forget_denial(&p->turn);
-	if (last->task == d.task)
+	if (last->task == d->task)
 		last->alias = 0;
 	if (!awaits)
 		return 0;
 	/* An address of the kernel's begins with ones: no alias is another's turned round, nor 0. */
-	d.alias = c->asker ^ (u64)(d.cap | d.before << 6) << 48;
-	READ(d.switches, current_task()->nvcsw);
-	note_denial(&p->turn, &d);
-	*last = d;
+	d->alias = c->asker ^ (u64)(d->cap | d->before << 6) << 48;
+	READ(d->switches, current_task()->nvcsw);
+	note_denial(&p->turn, d);
+	*last = *d;
 	return 0;
 }
 

@@ -214,6 +214,7 @@ struct scratch {
 	u64 owner, owner_at; /* whose share it is: serial number and address */
 	struct who_key key; /* that wants a slot */
 	struct denial denial; /* that the check came after */
+	struct denial noted; /* that the next one may come after */
 	struct place place;
 	struct fallback fallback; /* that the kernel has there */
 	u64 alias; /* what the cache has for the name: another one after each denial */
