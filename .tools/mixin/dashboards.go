@@ -97,6 +97,28 @@ type panel struct {
 	width, height                   uint32
 }
 
+// A shaped builder is one of whatever kind of panel.
+type shaped[B any] interface {
+	Title(title string) B
+	Description(description string) B
+	Datasource(source common.DataSourceRef) B
+	Unit(unit string) B
+	NoValue(text string) B
+	Span(width uint32) B
+	Height(height uint32) B
+}
+
+func shape[B shaped[B]](p panel, builder B) B {
+	return builder.
+		Title(p.title).
+		Description(p.description).
+		Datasource(source()).
+		Unit(p.unit).
+		NoValue(p.empty).
+		Span(p.width).
+		Height(p.height)
+}
+
 type query struct{ expr, legend string }
 
 // graph shows how much over time.
@@ -110,14 +132,7 @@ func (p panel) stacked(queries ...query) *timeseries.PanelBuilder {
 }
 
 func (p panel) lines(stacking common.StackingMode, fill float64, queries []query) *timeseries.PanelBuilder {
-	b := timeseries.NewPanelBuilder().
-		Title(p.title).
-		Description(p.description).
-		Datasource(source()).
-		Unit(p.unit).
-		NoValue(p.empty).
-		Span(p.width).
-		Height(p.height).
+	b := shape(p, timeseries.NewPanelBuilder()).
 		Min(0).
 		DrawStyle(common.GraphDrawStyleLine).
 		FillOpacity(fill).
@@ -147,14 +162,7 @@ func (p panel) lines(stacking common.StackingMode, fill float64, queries []query
 
 // number shows one, in one color below 1 and in another from there on.
 func (p panel) number(expr, below, from string) *stat.PanelBuilder {
-	return stat.NewPanelBuilder().
-		Title(p.title).
-		Description(p.description).
-		Datasource(source()).
-		Unit(p.unit).
-		NoValue(p.empty).
-		Span(p.width).
-		Height(p.height).
+	return shape(p, stat.NewPanelBuilder()).
 		ColorMode(common.BigValueColorModeValue).
 		GraphMode(common.BigValueGraphModeNone).
 		Orientation(common.VizOrientationAuto).
@@ -174,14 +182,7 @@ func (p panel) table(expr, value string) *table.PanelBuilder {
 	} else {
 		names["Value"] = value
 	}
-	return table.NewPanelBuilder().
-		Title(p.title).
-		Description(p.description).
-		Datasource(source()).
-		Unit(p.unit).
-		NoValue(p.empty).
-		Span(p.width).
-		Height(p.height).
+	return shape(p, table.NewPanelBuilder()).
 		ShowHeader(true).
 		CellHeight(common.TableCellHeightSm).
 		SortBy([]cog.Builder[common.TableSortByFieldState]{common.NewTableSortByFieldStateBuilder().DisplayName(value).Desc(true)}).
