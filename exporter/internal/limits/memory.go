@@ -19,9 +19,10 @@ const (
 	memoryRatio = 0.9
 
 	// What it takes besides what the kernel counts in: to start at all, which is
-	// mostly for reading the kernel's types, and with all series in use, scraped
-	// and looked at by many (make bench-scrape).
-	toStart   = 28 << 20
+	// mostly for reading the kernel's types, for the verifier, and for what
+	// processes hold and other security modules refuse; and with all series in
+	// use, scraped and looked at by many (make bench-scrape).
+	toStart   = 30 << 20
 	toServe   = 40 << 20
 	forSeries = 11 << 9 // each
 )
