@@ -3,6 +3,7 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"capability_exporter/bpf/internal/programs"
 
 	"golang.org/x/sys/unix"
 )
@@ -423,22 +426,83 @@ func TestTooDeepCgroup(t *testing.T) {
 	}
 }
 
-// TestKeysInTurn: keys that take turns on one CPU, a third as many as its cache has entries, all find room in it.
+// TestKeysInTurn: keys that take turns on one CPU, a third as many as its cache has entries, all find room in it: each is looked up in the
+// tables once. What others on the machine ask is looked up, too, so the best of a few runs counts.
 func TestKeysInTurn(t *testing.T) {
-	const programs, kinds, turns = 40, 16, 200
+	const programs, kinds, turns, most = 40, 16, 200, 40 * 16 * 9 / 8
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := stayOn(0); err != nil {
 		t.Fatal(err)
 	}
 	tr := openLive(t, Options{})
-	before := slowRuns(t, tr)
-	ring(t, programs, kinds, turns)
-	s := checkIdentities(t, tr)
-	looked := slowRuns(t, tr) - before
-	// Each key must be looked up once, and again where others' first checks have put it out.
-	if made := uint64(programs * kinds * turns); looked > made/40 {
-		t.Errorf("%d of %d checks were looked up in the tables; %d missed", looked, made, s.MissedRuns)
+	best := uint64(math.MaxUint64)
+	for range 5 {
+		before := slowRuns(t, tr)
+		ring(t, programs, kinds, turns)
+		best = min(best, slowRuns(t, tr)-before)
+		if best <= most {
+			break
+		}
 	}
-	t.Logf("%d looked up", looked)
+	s := checkIdentities(t, tr)
+	if best > most {
+		t.Errorf("%d of %d checks of %d keys were looked up in the tables; %d missed", best, programs*kinds*turns, programs*kinds, s.MissedRuns)
+	}
+}
+
+// TestKeysOfATask: a task's keys, 16 of 16 kinds of check, are on its page, and marked as found there while it goes on asking for
+// them.
+func TestKeysOfATask(t *testing.T) {
+	const tasks, kinds = 2, 16
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := stayOn(0); err != nil {
+		t.Fatal(err)
+	}
+	one := false
+	tr := openLive(t, Options{pair: &one})
+	ring(t, tasks, kinds, 50)
+	type keys struct{ there, found int }
+	byName := map[uint64]map[uint32]*keys{}
+	for page := uint32(programs.CachePage); page < programs.SitePage; page++ {
+		var c programs.Cache
+		if err := readAt(tr.counters.pages, tr.counters.at(0, page), &c); err != nil {
+			t.Fatal(err)
+		}
+		for i, e := range c.Cached {
+			if e.Name == 0 || e.Asker == 0 {
+				continue
+			}
+			if byName[e.Name] == nil {
+				byName[e.Name] = map[uint32]*keys{}
+			}
+			k := byName[e.Name][page]
+			if k == nil {
+				k = &keys{}
+				byName[e.Name][page] = k
+			}
+			k.there++
+			if (c.Turn.Found[0]|c.Turn.Found[1]|c.Turn.Found[2])>>i&1 != 0 {
+				k.found++
+			}
+		}
+	}
+	found := 0
+	for name, pages := range byName {
+		all, most := 0, keys{}
+		for _, k := range pages {
+			all += k.there
+			if k.there > most.there {
+				most = *k
+			}
+		}
+		t.Logf("%x: %d keys, on one page %+v", name, all, most)
+		if all == kinds && most.there >= kinds-2 && most.found > kinds/2 { // some may have gone elsewhere, or have not been asked for again
+			found++
+		}
+	}
+	if found < tasks {
+		t.Errorf("%d of %d tasks have their %d keys on one page, most of them marked", found, tasks, kinds)
+	}
 }

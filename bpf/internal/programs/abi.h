@@ -215,7 +215,8 @@ struct turn {
 	u64 tick;
 	u64 after; /* what who is marked and renamed by while a denial is noted, see follow in body.h; 0: none is */
 	u64 told;  /* as that denial's */
-	u64 unused[3];
+	/* Bits, for the page's entries: those found in this turn, and in each of the two before it. */
+	u64 found[3];
 };
 
 /* One page of a CPU's cache. */

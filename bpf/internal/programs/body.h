@@ -5,8 +5,8 @@
 #include "site.h"
 #include "who.h"
 
-/* A check has two places in the cache, of two entries each and on two pages. So keys that take turns find room for all of them: one
- * that is put out of its first place tries the second, until nobody is put out any more.
+/* A check has three places in the cache, of two entries each: two on one page, and one on another. So keys that take turns find room for
+ * all of them: one that is put out of one place tries another, until nobody is put out any more.
  *
  * The pages must be known before who asked is: a page holds a turn of its own, so that a check touches no other. An audited check's
  * are its task's, all of whose checks then find its turn on the first, and as many keys fall on one page as on another; a no-audit
@@ -37,12 +37,7 @@ static __always_inline struct cached *cache_place(struct cache_page *p, u64 plac
 	return &p->cached[places * 2];
 }
 
-static __always_inline struct cached *second_place(u64 pages, u64 places, u32 bank)
-{
-	struct cache_page *p = cache_page(pages << CACHE_PAGE_BITS, bank);
-
-	return p ? cache_place(p, places << PLACE_BITS) : NULL;
-}
+static __always_inline struct cache_page *other_page(u64 pages, u32 bank) { return cache_page(pages << CACHE_PAGE_BITS, bank); }
 
 static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 name)
 {
@@ -60,12 +55,59 @@ static __always_inline struct cached *find_cached(struct cached *c, u64 asker, u
 	return cached(c, asker, mark, cgroup, name) ? c : NULL;
 }
 
-/* elsewhere looks for a check in its second place. */
+/* found marks an entry of an audited check: its task will want it in its next turn, too, and no other key should be put there. */
+static __always_inline void found(struct cache_page *p, struct cached *c)
+{
+	p->turn.found[0] |= 1ull << ((void *)c - (void *)p->cached) / sizeof(*c);
+}
+
+static __always_inline u64 found_of_late(const struct turn *t) { return t->found[0] | t->found[1] | t->found[2]; }
+
+/* elsewhere looks for a check in its other places. */
 static __noinline struct cached *elsewhere(struct cache_page *p, u64 places, u64 asker, u32 mark, u32 bank)
 {
-	struct cached *c = second_place(pages_of(asker, mark, bpf_get_current_task()), places, bank);
+	u64 cgroup = p->turn.who.cgroup, name = p->turn.who.name;
+	struct cached *c;
 
-	return c ? find_cached(c, asker, mark, p->turn.who.cgroup, p->turn.who.name) : NULL;
+	c = find_cached(cache_place(p, places << PLACE_BITS), asker, mark, cgroup, name);
+	if (!c) {
+		p = other_page(pages_of(asker, mark, bpf_get_current_task()), bank);
+		if (!p)
+			return NULL;
+		c = find_cached(cache_place(p, places << 2 * PLACE_BITS), asker, mark, cgroup, name);
+	}
+	if (c)
+		found(p, c);
+	return c;
+}
+
+/* free_in tells which entry of a place has not been found of late. */
+static __always_inline struct cached *free_in(struct cache_page *p, struct cached *c)
+{
+	u64 busy = found_of_late(&p->turn) >> ((void *)c - (void *)p->cached) / sizeof(*c);
+
+	return (busy & 3) == 3 ? NULL : c + (busy & 1);
+}
+
+/* room is the entry that is given to a key which has none: on the page at hand, if one there has not been found of late. Else by chance:
+ * no order in which keys take turns is then the worst. */
+static __always_inline struct cached *room(struct cache_page *p, struct cache_page *other, u64 places)
+{
+	struct cached *first = cache_place(p, places), *second = cache_place(p, places << PLACE_BITS), *c;
+	u32 chance = bpf_get_prandom_u32();
+
+	c = free_in(p, first);
+	if (!c)
+		c = free_in(p, second);
+	if (!c) {
+		c = (chance & 2 ? first : second) + (chance & 1);
+		if (chance & 4) {
+			p = other;
+			c = cache_place(p, places << 2 * PLACE_BITS) + (chance & 1);
+		}
+	}
+	found(p, c);
+	return c;
 }
 
 /* exe_of is what an executable is recognised by: prctl(2) gives a task another without an execve(2) (PR_SET_MM_EXE_FILE,
@@ -112,6 +154,37 @@ static __always_inline struct denial *after_denial(struct task_struct *task, enu
 	return d && d->alias && d->task == bpf_get_current_task() && d->switches == LOAD(reading, task->nvcsw) ? d : NULL;
 }
 
+/* bits_below is the number of a bit that stands alone: how many there are below it. */
+static __always_inline u32 bits_below(u64 bit)
+{
+	u64 n = bit - 1;
+
+	n -= n >> 1 & 0x5555555555555555;
+	n = (n & 0x3333333333333333) + (n >> 2 & 0x3333333333333333);
+	n = (n + (n >> 4)) & 0x0f0f0f0f0f0f0f0f;
+	return n * 0x0101010101010101 >> 56;
+}
+
+/* look_ahead reads what the task will want, to no end but that the CPU fetches it all at once: since its last turn others may have had
+ * the caches to themselves, and then each check of the turn would wait for its own entry. A page may have several tasks' turns. */
+static __always_inline void look_ahead(struct turn *t)
+{
+	const struct cached *entries = ((struct cache_page *)t)->cached;
+	u64 all = found_of_late(t);
+	u32 i, at;
+
+	t->found[2] = t->found[1];
+	t->found[1] = t->found[0];
+	t->found[0] = 0;
+	for (i = 0; i < CACHED_PER_PAGE && all; i++) {
+		at = bits_below(all & -all);
+		asm volatile("" : "+r"(at)); /* else the comparison is made before the shift, and the verifier learns nothing */
+		all &= all - 1;
+		if (at < CACHED_PER_PAGE)
+			*(const volatile u64 *)&entries[at].asker;
+	}
+}
+
 typedef int who_path(u32 bank);
 
 static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
@@ -132,6 +205,7 @@ static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 	t->exe = exe_of(task);
 	t->css_set = (u64)task->cgroups;
 	t->tick = settings.tick;
+	look_ahead(t);
 	who(bank);
 	t->who = s->who;
 	t->after = 0;
@@ -314,11 +388,10 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 	u32 what = what_of(ctx, reading), told = told_of(ctx), class, mark, fresh = 0;
 	struct scratch *s = my_scratch(bank);
 	struct site_key site = {};
-	struct cached *c, *first, *second;
-	struct cache_page *p;
+	struct cache_page *p, *other;
+	struct cached *c;
 	struct denial *d;
 	u64 pages, places;
-	u32 chance;
 
 	if (!s)
 		return 0;
@@ -358,17 +431,16 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 		}
 	}
 	places = places_of(site.asker, mark, s->who.cgroup, s->alias);
-	second = second_place(pages, places, bank);
-	if (!second)
+	other = other_page(pages, bank);
+	if (!other)
 		return 0;
-	first = cache_place(p, places);
-	c = find_cached(first, site.asker, mark, s->who.cgroup, s->alias);
+	c = find_cached(cache_place(p, places), site.asker, mark, s->who.cgroup, s->alias);
 	if (!c)
-		c = find_cached(second, site.asker, mark, s->who.cgroup, s->alias);
+		c = find_cached(cache_place(p, places << PLACE_BITS), site.asker, mark, s->who.cgroup, s->alias);
+	if (!c)
+		c = find_cached(cache_place(other, places << 2 * PLACE_BITS), site.asker, mark, s->who.cgroup, s->alias);
 	if (!c) {
-		/* By chance: no order in which keys take turns is then the worst. Mostly the first, which is on the page at hand. */
-		chance = bpf_get_prandom_u32();
-		c = (chance & 6 ? first : second) + (chance & 1);
+		c = room(p, other, places);
 		fresh = fill_cache(c, &site, mark, bank);
 	} else if (pending(c->counted) >= settings.confirm_every) {
 		settle(c, c->counted - pending(c->counted), bank);
@@ -416,6 +488,8 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 	c = find_cached(cache_place(p, places), asker, mark, cgroup, name);
 	if (!c)
 		c = elsewhere(p, places, asker, mark, bank);
+	else if (class == CLASS_AUDITED)
+		found(p, c);
 	if (!c)
 		return slow(ctx, false);
 	if (pending(c->counted) >= settings.confirm_every)

@@ -53,7 +53,7 @@ type TracepointCachePage struct {
 		Tick     uint64
 		After    uint64
 		Told     uint64
-		Unused   [3]uint64
+		Found    [3]uint64
 	}
 	Cached [62]TracepointCached
 }
