@@ -114,6 +114,7 @@ func FuzzPodOfFolder(f *testing.F) {
 	f.Add("default_web-0_" + uid)
 	f.Add("a_b.c_" + hash)
 	f.Add("a_b_c_" + hash)
+	f.Add("a_b_none")
 	f.Fuzz(func(t *testing.T, folder string) {
 		uid, name, ok := podOfFolder(folder)
 		if ok && (name.Namespace+"_"+name.Pod+"_"+uid != folder || strings.ContainsFunc(folder, func(r rune) bool { return r <= ' ' || r > '~' || r == '\\' })) {
