@@ -429,7 +429,7 @@ func TestTooDeepCgroup(t *testing.T) {
 // TestKeysInTurn: keys that take turns on one CPU, a third as many as its cache has entries, all find room in it: each is looked up in the
 // tables once. What others on the machine ask is looked up, too, so the best of a few runs counts.
 func TestKeysInTurn(t *testing.T) {
-	const programs, kinds, turns, most = 40, 16, 200, 40 * 16 * 9 / 8
+	const tasks, kinds, turns, most = 40, 16, 200, 40 * 16 * 9 / 8
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := stayOn(0); err != nil {
@@ -439,7 +439,7 @@ func TestKeysInTurn(t *testing.T) {
 	best := uint64(math.MaxUint64)
 	for range 5 {
 		before := slowRuns(t, tr)
-		ring(t, programs, kinds, turns)
+		ring(t, tasks, kinds, turns)
 		best = min(best, slowRuns(t, tr)-before)
 		if best <= most {
 			break
@@ -447,7 +447,7 @@ func TestKeysInTurn(t *testing.T) {
 	}
 	s := checkIdentities(t, tr)
 	if best > most {
-		t.Errorf("%d of %d checks of %d keys were looked up in the tables; %d missed", best, programs*kinds*turns, programs*kinds, s.MissedRuns)
+		t.Errorf("%d of %d checks of %d keys were looked up in the tables; %d missed", best, tasks*kinds*turns, tasks*kinds, s.MissedRuns)
 	}
 }
 
