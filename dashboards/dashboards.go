@@ -58,6 +58,11 @@ type Panel struct {
 		ID      string         `json:"id"`
 		Options map[string]any `json:"options"`
 	} `json:"transformations"`
+	Options struct {
+		SortBy []struct {
+			Desc bool `json:"desc"`
+		} `json:"sortBy"`
+	} `json:"options"`
 	Targets []Target `json:"targets"`
 }
 

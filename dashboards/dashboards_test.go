@@ -183,6 +183,9 @@ func TestTablesStartWithTheMost(t *testing.T) {
 			if want := fmt.Sprintf("%s(%d, ", first, panel.Most()); !strings.HasPrefix(panel.Targets[0].Expr, want) {
 				t.Errorf("%s: %s, and not %s", panel.Title, panel.Targets[0].Expr, want)
 			}
+			if sort := panel.Options.SortBy; len(sort) != 1 || sort[0].Desc != (first == "topk") {
+				t.Errorf("%s is sorted by %+v", panel.Title, sort)
+			}
 		}
 	})
 }
@@ -368,7 +371,8 @@ func checkSelectors(t *testing.T, query Query, instance bool) {
 	}
 	// target-rate-interval-rule. Over the time range is what a table counts in it, and by what a graph's lines are chosen.
 	for _, match := range ofRange.FindAllStringSubmatch(query.Expr, -1) {
-		if (match[1] == "rate" || match[1] == "irate") && match[3] != "$__rate_interval" && !(match[3] == "$__range" && (query.Instant || match[4] != "")) {
+		ofAll := match[3] == "$__range" && (query.Instant || match[4] != "")
+		if (match[1] == "rate" || match[1] == "irate") && match[3] != "$__rate_interval" && !ofAll {
 			t.Errorf("%s: %s", query.Where, match[0])
 		}
 	}

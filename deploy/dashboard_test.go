@@ -234,9 +234,9 @@ type line struct {
 	only    []int   // the numbers of its samples, if it has not all of them
 }
 
-// has tells whether there is a sample of a number.
+// has tells whether there is a sample of a number. What nobody asks for is left out.
 func (l line) has(number int) bool {
-	return number <= l.last && (l.only == nil || slices.Contains(l.only, number))
+	return number >= goneStep-1 && number <= l.last && (l.only == nil || slices.Contains(l.only, number))
 }
 
 // at returns the value at the time of a sample.
@@ -580,9 +580,9 @@ func (f fleet) rangeRate(by ...string) vector {
 	})
 }
 
-// most is a graph of the rates of those that had the highest over the time range.
-func (f fleet) most(count int, by ...string) shown {
-	lines := f.rangeRate(by...).top(count)
+// most is a graph of the rates of the ten that had the highest over the time range.
+func (f fleet) most(by ...string) shown {
+	lines := f.rangeRate(by...).top(10)
 	rows := f.rate(by...)
 	maps.DeleteFunc(rows, func(name string, _ float64) bool { _, is := lines[name]; return !is })
 	return shown{rows: rows, lines: lines}
@@ -683,12 +683,12 @@ func (f fleet) nodePanels() map[string]shown {
 	return map[string]shown{
 		"Programs that used it A":                      {rows: one(float64(len(used.counted("cluster", "job", "instance", "workload", "process"))), exporters)},
 		"Machines watched A":                           {rows: f.of("up", nil).now(nobody)},
-		"Who uses CAP_SYS_ADMIN A":                     used.most(10, "cluster", "instance", "workload", "process"),
-		"What for: kernel functions that asked A":      sites.of("capability_call_site_checks_total", labels{"capability": "CAP_SYS_ADMIN", "audited": "yes"}).most(10, "call_site", "result"),
+		"Who uses CAP_SYS_ADMIN A":                     used.most("cluster", "instance", "workload", "process"),
+		"What for: kernel functions that asked A":      sites.of("capability_call_site_checks_total", labels{"capability": "CAP_SYS_ADMIN", "audited": "yes"}).most("call_site", "result"),
 		"All programs that used CAP_SYS_ADMIN A":       {rows: used.counted("cluster", "instance", "workload", "process").top(50)},
-		"Denied by capability A":                       denied.most(10, "capability", "scope"),
+		"Denied by capability A":                       denied.most("capability", "scope"),
 		"Who was denied what A":                        {rows: denied.counted("cluster", "instance", "workload", "process", "capability", "scope").top(50)},
-		"Most used capabilities A":                     granted.most(10, "capability"),
+		"Most used capabilities A":                     granted.most("capability"),
 		"Used or only looked at A":                     {rows: f.of("capability_checks_total", nil).rate("audited")},
 		"Call sites A":                                 {rows: sites.rangeRate("capability", "call_site", "result", "audited").top(50)},
 		"What went missing A":                          lost("capability_exporter_overflow_checks_total"),

@@ -253,7 +253,7 @@ func steps(below, from string) *dashboard.ThresholdsConfigBuilder {
 		Steps([]dashboard.Threshold{{Color: below}, {Color: from, Value: cog.ToPtr(1.0)}})
 }
 
-// table lists series, those with the highest value first. value is what the value is called; "" leaves it out.
+// table lists series, those first that are chosen first. value is what the value is called; "" leaves it out.
 func (b *board) table(p panel, expr, value string) *board {
 	hidden, names := map[string]bool{"Time": true}, map[string]string{}
 	if value == "" {
@@ -264,7 +264,7 @@ func (b *board) table(p panel, expr, value string) *board {
 	b.WithPanel(linked(shape(p, table.NewPanelBuilder())).
 		ShowHeader(true).
 		CellHeight(common.TableCellHeightSm).
-		SortBy([]cog.Builder[common.TableSortByFieldState]{common.NewTableSortByFieldStateBuilder().DisplayName(value).Desc(true)}).
+		SortBy([]cog.Builder[common.TableSortByFieldState]{common.NewTableSortByFieldStateBuilder().DisplayName(value).Desc(!strings.HasPrefix(expr, "bottomk("))}).
 		WithTransformation(dashboard.DataTransformerConfig{
 			Id:      "organize",
 			Options: map[string]any{"excludeByName": hidden, "indexByName": map[string]int{}, "renameByName": names},
