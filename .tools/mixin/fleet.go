@@ -52,7 +52,7 @@ func (c config) fleet() *board {
 		table(panel{`The ten worst: most held, least used`,
 			`How many capabilities an owner's processes hold on the host now and have not used in 30 days, or since there is a memory of that (CapabilityHeldUnused tells after 30). A full set counts as 41.`,
 			"none", `Nobody holds more than he uses, or the exporters do not look (--held.interval=0)`, 12, 10, 10},
-			`topk(10, (41 - (count by (`+ofOwner+`) (`+usedOnce+`) or 0 * `+holdsAll+`) and `+holdsAll+`) or count by (`+ofOwner+`) (last_over_time(owner:capability_held_processes:sum{capability!="all", <<fleet>>}[10m]) unless on (`+ofOwner+`, capability) `+usedOnce+`))`,
+			`topk(10, (41 - (count by (`+ofOwner+`) (`+usedOnce+`) or 0 * `+holdsAll+`) and `+holdsAll+`) or count by (`+ofOwner+`) (last_over_time(owner:capability_held_processes:sum{<<fleet>>}[10m]) unless on (`+ofOwner+`, capability) `+usedOnce+`))`,
 			"Not used").
 		row("Denials and coverage").
 		table(panel{`Denials that count`,
