@@ -543,12 +543,15 @@ type shown struct {
 // of returns the series of a metric that have all of these labels.
 func (f fleet) of(metric string, with labels) fleet {
 	return f.where(func(l line) bool {
+		if l.metric != metric {
+			return false
+		}
 		for label, value := range with {
 			if l.labels[label] != value {
 				return false
 			}
 		}
-		return l.metric == metric
+		return true
 	})
 }
 
@@ -735,28 +738,28 @@ func (f fleet) fleetPanels() map[string]shown {
 		}
 		named = append(named, l)
 	}
-	rows, columns, cells := named.all("who").top(20), named.all("capability").top(12), vector{}
+	rows, columns, cells := named.all("who").top(20), named.all("capability").top(12), named.all("who", "capability")
 	for _, l := range named {
 		_, row := rows[l.name("", "who")]
 		_, column := columns[l.name("", "capability")]
-		if row && column {
-			maps.Copy(cells, named.of(checks, labels{"who": l.labels["who"], "capability": l.labels["capability"]}).all("who", "capability"))
+		if !row || !column {
+			delete(cells, l.name("", "who", "capability"))
 		}
 	}
 	owner := []string{"cluster", "namespace", "owner"}
 	avoidable := vector{}
+	checked, avoided := admin.all(owner...), f.of(checks, labels{"outcome": "avoidable"}).all("cluster", "namespace", "owner", "capability")
 	for _, l := range f.of(checks, labels{"outcome": "avoidable"}) {
-		same := labels{"cluster": l.labels["cluster"], "owner": l.labels["owner"]}
-		for _, of := range admin.of(checks, same).all(owner...) {
-			for name, value := range f.of(checks, same.with(labels{"outcome": "avoidable", "capability": l.labels["capability"]})).all("cluster", "namespace", "owner", "capability") {
-				avoidable[name] = value / of
-			}
+		name := l.name("", "cluster", "namespace", "owner", "capability")
+		of, used := checked[l.name("", owner...)]
+		if value, was := avoided[name]; was && used {
+			avoidable[name] = value / of
 		}
 	}
-	unused := vector{}
+	unused, usedOnce := vector{}, f.of(usedLast, nil)
 	for _, l := range f.of(heldNow, nil) {
 		who := labels{"cluster": l.labels["cluster"], "owner": l.labels["owner"]}
-		switch used := f.of(usedLast, who); {
+		switch used := usedOnce.of(usedLast, who); {
 		case l.last < steps:
 		case l.labels["capability"] == "all":
 			unused[l.name("", owner...)] = float64(41 - len(used))
@@ -809,10 +812,12 @@ func (f fleet) workloadPanels(c choice) map[string]shown {
 	for _, l := range mine {
 		where[l.name("", "cluster", "instance")]++
 	}
+	capabilities := f.of(checks, nil).all("capability")
 	asked := f.of("capability_call_site_checks_total", labels{"audited": "yes"}).where(func(l line) bool {
 		at := labels{"cluster": l.labels["cluster"], "instance": l.labels["instance"]}
 		here := mine.of(info, at).where(func(l line) bool { return l.last == steps })
-		return len(here) > 0 && len(f.of(checks, labels{"capability": l.labels["capability"]}).all()) > 0
+		_, used := capabilities[l.name("", "capability")]
+		return len(here) > 0 && used
 	})
 	who := []string{"cluster", "namespace", "owner", "process", "capability"}
 	return map[string]shown{
