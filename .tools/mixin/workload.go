@@ -56,7 +56,7 @@ func (c config) workload() *board {
 		row("Where, and why").
 		table(panel{`Where it runs`,
 			`Machines on which it had any series in the time range, with the number of its pods or units.`,
-			"none", `On none, or its pods' names are not known (--kubernetes.pods-dir)`, 8, 10, 50},
+			"none", `On none; or it is not told, of many that are one owner (a container, a login session) and where pods' names are not known (--kubernetes.pods-dir)`, 8, 10, 50},
 			`topk(50, count by (<<cluster>>, instance) (`+itsInfo("[$__range]")+`))`,
 			"Workloads").
 		table(panel{`Why: kernel functions that asked on its machines`,
