@@ -165,7 +165,7 @@ mixin-check: ## Fail if the committed rules and dashboards are not what .tools/m
 
 .PHONY: check-rules
 check-rules: tools ## Check the alert rules and run their unit tests
-	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_fleet_test.yml rules_first_use_test.yml rules_week_test.yml
+	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_fleet_test.yml rules_first_use_test.yml rules_week_test.yml owners_test.yml owners_held_test.yml
 	amtool check-config deploy/prometheus/alertmanager.yml
 
 .PHONY: check-metrics

@@ -1,22 +1,28 @@
-// Package dashboards holds the Grafana dashboard, and reads it for the tests
-// that check it and run its queries.
+// Package dashboards holds the Grafana dashboards, and reads them for the tests
+// that check them and run their queries.
 package dashboards
 
 import (
-	_ "embed" // for capabilities.json
+	"embed"
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
-//go:embed capabilities.json
-var capabilities []byte
+//go:embed *.json
+var files embed.FS
 
 // Dashboard is what the tests look at of Grafana's dashboard model.
 type Dashboard struct {
-	UID        string  `json:"uid"`
-	Title      string  `json:"title"`
-	Panels     []Panel `json:"panels"`
+	Name       string   `json:"-"` // of its file
+	UID        string   `json:"uid"`
+	Title      string   `json:"title"`
+	Editable   bool     `json:"editable"`
+	Panels     []Panel  `json:"panels"`
+	Links      []Link   `json:"links"`
+	Tags       []string `json:"tags"`
 	Templating struct {
 		List []Variable `json:"list"`
 	} `json:"templating"`
@@ -43,8 +49,62 @@ type Panel struct {
 				Steps []Threshold `json:"steps"`
 			} `json:"thresholds"`
 		} `json:"defaults"`
+		Overrides []struct {
+			Matcher    Matcher    `json:"matcher"`
+			Properties []Property `json:"properties"`
+		} `json:"overrides"`
 	} `json:"fieldConfig"`
+	Transformations []struct {
+		ID      string         `json:"id"`
+		Options map[string]any `json:"options"`
+	} `json:"transformations"`
+	Options struct {
+		SortBy []struct {
+			Desc bool `json:"desc"`
+		} `json:"sortBy"`
+	} `json:"options"`
 	Targets []Target `json:"targets"`
+}
+
+// Matcher is which columns or lines an override is for.
+type Matcher struct {
+	ID      string `json:"id"`
+	Options any    `json:"options"`
+}
+
+// Property is what an override sets.
+type Property struct {
+	ID    string          `json:"id"`
+	Value json.RawMessage `json:"value"`
+}
+
+// Link leads to other dashboards.
+type Link struct {
+	Type        string   `json:"type"`
+	Tags        []string `json:"tags"`
+	IncludeVars bool     `json:"includeVars"`
+	KeepTime    bool     `json:"keepTime"`
+}
+
+var bounds = regexp.MustCompile(`\b(?:(\d+)|(\d+) rows and (\d+) columns) at most\.`)
+
+// Most is how many rows, lines or cells the panel says that it shows at most; a
+// number is one. It is 0 if it does not say.
+func (p *Panel) Most() int {
+	if p.Type == "stat" {
+		return 1
+	}
+	match := bounds.FindStringSubmatch(p.Description)
+	if match == nil {
+		return 0
+	}
+	most := 1
+	for _, digits := range match[1:] {
+		if n, err := strconv.Atoi(digits); err == nil {
+			most *= n
+		}
+	}
+	return most
 }
 
 // Target is one query.
@@ -73,6 +133,7 @@ type Datasource struct {
 // Variable is a variable of the dashboard, chosen at its top.
 type Variable struct {
 	Name       string `json:"name"`
+	Label      string `json:"label"`
 	Type       string `json:"type"`       // "query" or "datasource"
 	Definition string `json:"definition"` // of a query: label_values(SELECTOR, LABEL)
 	AllValue   string `json:"allValue"`
@@ -80,16 +141,29 @@ type Variable struct {
 	IncludeAll bool   `json:"includeAll"`
 	Refresh    int    `json:"refresh"` // 2: when the time range changes, too
 	// Query is what Grafana runs, which says the same as Definition.
-	Query any `json:"query"`
+	Query      any         `json:"query"`
+	Datasource *Datasource `json:"datasource"`
 }
 
-// Capabilities reads capabilities.json.
-func Capabilities() (*Dashboard, error) {
-	var d Dashboard
-	if err := json.Unmarshal(capabilities, &d); err != nil {
-		return nil, fmt.Errorf("reading capabilities.json: %w", err)
+// All reads the dashboards.
+func All() ([]*Dashboard, error) {
+	entries, err := files.ReadDir(".")
+	if err != nil {
+		return nil, fmt.Errorf("listing the dashboards: %w", err)
 	}
-	return &d, nil
+	var all []*Dashboard
+	for _, entry := range entries {
+		text, err := files.ReadFile(entry.Name())
+		if err != nil {
+			return nil, fmt.Errorf("reading %s: %w", entry.Name(), err)
+		}
+		d := &Dashboard{Name: strings.TrimSuffix(entry.Name(), ".json")}
+		if err := json.Unmarshal(text, d); err != nil {
+			return nil, fmt.Errorf("reading %s: %w", entry.Name(), err)
+		}
+		all = append(all, d)
+	}
+	return all, nil
 }
 
 // Query is an expression of the dashboard and where it stands.
@@ -97,6 +171,7 @@ type Query struct {
 	Where   string // the panel's title and the query's letter
 	Expr    string
 	Instant bool // asked for at one time, not over a range
+	Most    int  // series that the panel may show
 }
 
 // Queries returns all expressions, those of the annotations too, as they stand
@@ -105,22 +180,30 @@ func (d *Dashboard) Queries() []Query {
 	var queries []Query
 	for _, panel := range d.Panels {
 		for _, target := range panel.Targets {
-			queries = append(queries, Query{Where: panel.Title + " " + target.RefID, Expr: target.Expr, Instant: target.Instant})
+			queries = append(queries, Query{Where: panel.Title + " " + target.RefID, Expr: target.Expr, Instant: target.Instant, Most: panel.Most()})
 		}
 	}
 	for _, annotation := range d.Annotations.List {
-		queries = append(queries, Query{Where: "annotations", Expr: annotation.Expr})
+		queries = append(queries, Query{Where: "annotations", Expr: annotation.Expr, Most: 50})
 	}
 	return queries
 }
 
 // Substitute does what Grafana does before it sends a query: it puts values in
-// place of the variables, each variable of the dashboard standing at All.
-// rateInterval and timeRange are PromQL durations.
-func (d *Dashboard) Substitute(expr, rateInterval, timeRange string) string {
+// place of the variables. Those that are not chosen stand at All, and have all
+// values where there is no All. rateInterval and timeRange are PromQL durations.
+func (d *Dashboard) Substitute(expr, rateInterval, timeRange string, chosen map[string]string) string {
 	pairs := []string{"$__rate_interval", rateInterval, "$__range", timeRange}
 	for _, variable := range d.Templating.List {
-		pairs = append(pairs, "$"+variable.Name, variable.AllValue)
+		value, ok := chosen[variable.Name]
+		switch {
+		case ok:
+		case variable.IncludeAll:
+			value = variable.AllValue
+		default:
+			value = ".+"
+		}
+		pairs = append(pairs, "$"+variable.Name, value)
 	}
 	return strings.NewReplacer(pairs...).Replace(expr)
 }

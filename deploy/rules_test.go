@@ -14,6 +14,21 @@ import (
 	"capability_exporter/dashboards"
 )
 
+// ruleGroup is a group of rules, all of it.
+type ruleGroup struct {
+	Name     string
+	Interval string
+	Rules    []struct {
+		Record      string
+		Alert       string
+		Expr        string
+		For         string
+		Keep        string `yaml:"keep_firing_for"`
+		Labels      map[string]string
+		Annotations map[string]string
+	}
+}
+
 // TestAlerts: promtool's tests (`make check-rules`) can only fail for alerts
 // that they name. Each alert must be seen to fire and not to fire, must say how
 // bad it is and what to do, and of what workloads do only two things may page:
@@ -21,21 +36,14 @@ import (
 func TestAlerts(t *testing.T) {
 	t.Parallel()
 	var rules struct {
-		Groups []struct {
-			Name     string
-			Interval string
-			Rules    []struct {
-				Record      string
-				Alert       string
-				Expr        string
-				For         string
-				Keep        string `yaml:"keep_firing_for"`
-				Labels      map[string]string
-				Annotations map[string]string
-			}
-		}
+		Groups []ruleGroup
+	}
+	var owners struct {
+		Groups []ruleGroup
 	}
 	parse(t, "prometheus/rules.yml", &rules)
+	parse(t, "prometheus/owners.yml", &owners)
+	rules.Groups = append(rules.Groups, owners.Groups...)
 	var tests struct {
 		RuleFiles          []string `yaml:"rule_files"`
 		EvaluationInterval string   `yaml:"evaluation_interval"`
@@ -48,10 +56,11 @@ func TestAlerts(t *testing.T) {
 				Alertname string
 				ExpAlerts []any `yaml:"exp_alerts"`
 			} `yaml:"alert_rule_test"`
+			PromQLExprTest []any `yaml:"promql_expr_test"`
 		}
 	}
 	fires, silent := map[string]bool{}, map[string]bool{}
-	for _, name := range []string{"prometheus/rules_test.yml", "prometheus/rules_fleet_test.yml", "prometheus/rules_first_use_test.yml"} {
+	for _, name := range []string{"prometheus/rules_test.yml", "prometheus/rules_fleet_test.yml", "prometheus/rules_first_use_test.yml", "prometheus/owners_held_test.yml"} {
 		tests.Tests = nil
 		parse(t, name, &tests)
 		for _, test := range tests.Tests {
@@ -68,9 +77,13 @@ func TestAlerts(t *testing.T) {
 	for _, heading := range regexp.MustCompile(`(?m)^## (\w+)$`).FindAllStringSubmatch(read(t, "prometheus/RUNBOOK.md"), -1) {
 		sections[heading[1]] = true
 	}
-	dashboard, err := dashboards.Capabilities()
+	all, err := dashboards.All()
 	if err != nil {
 		t.Fatal(err)
+	}
+	variables := map[string][]dashboards.Variable{} // by the dashboard's address
+	for _, d := range all {
+		variables["/d/"+d.UID] = d.Templating.List
 	}
 	pages := map[string]bool{}
 	for _, group := range rules.Groups {
@@ -90,14 +103,7 @@ func TestAlerts(t *testing.T) {
 				t.Errorf("%s: runbook_url %q, and a section of that name: %t", rule.Alert, link, sections[rule.Alert])
 			}
 			delete(sections, rule.Alert)
-			if link := rule.Annotations["dashboard_url"]; !strings.HasPrefix(link, "/d/"+dashboard.UID) {
-				t.Errorf("%s: dashboard_url %q, and the dashboard is %q", rule.Alert, link, dashboard.UID)
-			}
-			for _, choice := range regexp.MustCompile(`var-(\w+)=\{\{ urlquery \$labels\.(\w+) \}\}`).FindAllStringSubmatch(rule.Annotations["dashboard_url"], -1) {
-				if choice[1] != choice[2] || !slices.ContainsFunc(dashboard.Templating.List, func(v dashboards.Variable) bool { return v.Name == choice[1] }) {
-					t.Errorf("%s: the dashboard has no variable for %q", rule.Alert, choice[0])
-				}
-			}
+			checkDashboardLink(t, rule.Alert, rule.Annotations["dashboard_url"], variables)
 			switch rule.Labels["severity"] {
 			case "critical":
 				pages[rule.Alert] = true
@@ -116,6 +122,27 @@ func TestAlerts(t *testing.T) {
 	}
 	if got := slices.Sorted(maps.Keys(pages)); !slices.Equal(got, want) {
 		t.Errorf("paging: %q, want %q", got, want)
+	}
+}
+
+// checkDashboardLink: the dashboard that fits is the workload's if the alert is of an owner, the node's if it is of a workload there,
+// the exporters' if it is of one of them.
+func checkDashboardLink(t *testing.T, alert, link string, variables map[string][]dashboards.Variable) {
+	t.Helper()
+	address, choices, _ := strings.Cut(link, "?")
+	fits := map[string]string{
+		"": "/d/capability-exporter-health", "cluster": "/d/capability-exporter-fleet", "cluster instance": "/d/capability-exporter-health",
+		"cluster namespace owner": "/d/capability-exporter-workload", "cluster instance workload": "/d/capability-exporter-node",
+	}
+	var chosen []string
+	for _, choice := range regexp.MustCompile(`var-(\w+)=\{\{ urlquery \$labels\.(\w+) \}\}`).FindAllStringSubmatch(choices, -1) {
+		chosen = append(chosen, choice[1])
+		if choice[1] != choice[2] || !slices.ContainsFunc(variables[address], func(v dashboards.Variable) bool { return v.Name == choice[1] }) {
+			t.Errorf("%s: the dashboard %s has no variable for %q", alert, address, choice[0])
+		}
+	}
+	if address != fits[strings.Join(chosen, " ")] || variables[address] == nil {
+		t.Errorf("%s: dashboard_url %q does not fit", alert, link)
 	}
 }
 
@@ -159,11 +186,11 @@ func TestExampleConfig(t *testing.T) {
 			t.Errorf("%s is %q", key, config.Global[key])
 		}
 	}
-	if !slices.Equal(config.Rules, []string{"rules.yml"}) || len(config.Scrape) != 1 {
+	if !slices.Equal(config.Rules, []string{"rules.yml", "owners.yml"}) || len(config.Scrape) != 1 {
 		t.Fatalf("%+v", config)
 	}
 	job := config.Scrape[0]
-	for _, match := range regexp.MustCompile(`\bjob="([^"]*)"`).FindAllStringSubmatch(read(t, "prometheus/rules.yml"), -1) {
+	for _, match := range regexp.MustCompile(`\bjob="([^"]*)"`).FindAllStringSubmatch(read(t, "prometheus/rules.yml")+read(t, "prometheus/owners.yml"), -1) {
 		if match[1] != job.Job {
 			t.Errorf("the rules ask for job %q, and there is %q", match[1], job.Job)
 		}

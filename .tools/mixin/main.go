@@ -1,6 +1,6 @@
 // Command mixin makes the alert rules, the dashboards and their forms for
-// Kubernetes from one place: rules.yml beside it, and the Go files of the
-// dashboards. What is committed is made with the defaults.
+// Kubernetes from one place: rules.yml and owners.yml beside it, and the Go
+// files of the dashboards. What is committed is made with the defaults.
 //
 //	go -C .tools run ./mixin -out /tmp/mixin -job integrations/capability -runbooks https://wiki.example/capabilities
 //
@@ -34,7 +34,7 @@ type config struct {
 	Grafana   string // where the dashboards are
 	Namespace string // of what Kubernetes is given
 
-	learn, forget, fresh, keep time.Duration
+	learn, forget, fresh, keep, unused time.Duration
 }
 
 // Learn is how long the memory of a cluster learns before it tells, in seconds.
@@ -50,6 +50,11 @@ func (c config) Learned() string { return words(c.learn) }
 
 // New is how long an identity is new.
 func (c config) New() string { return seconds(c.fresh) }
+
+// Unused is for how long what is held must not have been used to be told of, and Idle the same in words.
+func (c config) Unused() string { return seconds(c.unused) }
+
+func (c config) Idle() string { return words(c.unused) }
 
 // Keep is how long a first use goes on firing.
 func (c config) Keep() string { return promDuration(c.keep) }
@@ -116,7 +121,7 @@ func (c config) check() error {
 	case strings.ContainsAny(c.Grafana, "'\"{}<> \n"):
 		return fmt.Errorf("-grafana %q is no address", c.Grafana)
 	}
-	for name, d := range map[string]time.Duration{"learn": c.learn, "forget": c.forget, "new": c.fresh, "keep": c.keep} {
+	for name, d := range map[string]time.Duration{"learn": c.learn, "forget": c.forget, "new": c.fresh, "keep": c.keep, "unused": c.unused} {
 		if d < time.Minute || d%time.Second != 0 {
 			return fmt.Errorf("-%s %v: whole seconds, and a minute at least", name, d)
 		}
@@ -137,6 +142,7 @@ func run(args []string, out io.Writer) error {
 	flags.DurationVar(&c.forget, "forget", 35*24*time.Hour, "after how long an identity that is not seen is new again")
 	flags.DurationVar(&c.fresh, "new", 15*time.Minute, "how long a first use is new")
 	flags.DurationVar(&c.keep, "keep", 6*time.Hour, "how long it goes on firing after that")
+	flags.DurationVar(&c.unused, "unused", 30*24*time.Hour, "for how long a capability that is held must not have been used to be told of")
 	to := flags.String("out", "", "the `folder` to write to (default: the repository, what is committed)")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -173,13 +179,18 @@ type file struct {
 }
 
 func (c config) files() ([]file, error) {
-	rules, err := c.rules()
+	rules, err := c.rules("rules.yml")
+	if err != nil {
+		return nil, err
+	}
+	owners, err := c.rules("owners.yml")
 	if err != nil {
 		return nil, err
 	}
 	files := []file{
 		{"deploy/prometheus/rules.yml", rules},
-		{"deploy/kubernetes/prometheusrule.yaml", c.prometheusRule(rules)},
+		{"deploy/prometheus/owners.yml", owners},
+		{"deploy/kubernetes/prometheusrule.yaml", c.prometheusRule(rules, owners)},
 	}
 	maps := []string{header("#")}
 	for _, d := range c.dashboards() {

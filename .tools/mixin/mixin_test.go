@@ -38,15 +38,16 @@ func made(t *testing.T, args ...string) map[string]string {
 func TestChosen(t *testing.T) {
 	t.Parallel()
 	files := made(t, "-job", "integrations/caps", "-cluster", "dc", "-runbooks", "https://wiki.example/caps", "-grafana", "https://grafana.example",
-		"-namespace", "security", "-learn", "72h", "-forget", "960h", "-new", "30m", "-keep", "24h")
-	for _, name := range []string{"deploy/prometheus/rules.yml", "deploy/kubernetes/prometheusrule.yaml"} {
+		"-namespace", "security", "-learn", "72h", "-forget", "960h", "-new", "30m", "-keep", "24h", "-unused", "1440h")
+	files["both"] = files["deploy/prometheus/rules.yml"] + files["deploy/prometheus/owners.yml"]
+	for _, name := range []string{"both", "deploy/kubernetes/prometheusrule.yaml"} {
 		rules := files[name]
 		for _, match := range regexp.MustCompile(`\bjob="([^"]*)"`).FindAllStringSubmatch(rules, -1) {
 			if match[1] != "integrations/caps" {
 				t.Errorf("%s: %s", name, match[0])
 			}
 		}
-		for _, left := range []string{"<<", ">>", "(cluster,", "(cluster)", "$labels.cluster", "cluster=%q", "= 24 * 3600", "35 * 24", "35 days", "- 15 * 60", "for: 6h", "RUNBOOK.md"} {
+		for _, left := range []string{"<<", ">>", "(cluster,", "(cluster)", "$labels.cluster", "cluster=%q", "= 24 * 3600", "35 * 24", "35 days", "30 days", "30 * 24", "- 15 * 60", "for: 6h", "RUNBOOK.md"} {
 			if strings.Contains(rules, left) {
 				t.Errorf("%s still has %q", name, left)
 			}
@@ -54,11 +55,25 @@ func TestChosen(t *testing.T) {
 		for _, want := range []string{
 			"on (dc, job, instance, workload)", "$labels.dc", "dc=%q", ">= 3 * 24 * 3600", "time() - 40 * 24 * 3600", "in 40 days", "learns for 3 days", "time() - 30 * 60", "keep_firing_for: 1d",
 			"runbook_url: 'https://wiki.example/caps#capabilitydenied'",
-			"dashboard_url: 'https://grafana.example/d/capability-exporter?var-instance={{ urlquery $labels.instance }}&var-workload={{ urlquery $labels.workload }}'",
+			"has not used in 60 days", "<= time() - 60 * 24 * 3600",
+			"dashboard_url: 'https://grafana.example/d/capability-exporter-node?var-cluster={{ urlquery $labels.dc }}&var-instance={{ urlquery $labels.instance }}&var-workload={{ urlquery $labels.workload }}'",
 		} {
 			if !strings.Contains(rules, want) {
 				t.Errorf("%s lacks %q", name, want)
 			}
+		}
+	}
+	for name, text := range files {
+		if !strings.HasPrefix(name, "dashboards/") {
+			continue
+		}
+		for _, left := range []string{"<<", ">>", "cluster=~", "(cluster", "by (cluster", "{{cluster}}", ", cluster)", "< 24 * 3600"} {
+			if strings.Contains(text, left) {
+				t.Errorf("%s still has %q", name, left)
+			}
+		}
+		if !strings.Contains(text, `{dc=~\"$cluster\"`) {
+			t.Errorf("%s does not go by the label of the clusters", name)
 		}
 	}
 	for _, name := range []string{"deploy/kubernetes/prometheusrule.yaml", "deploy/kubernetes/dashboards.yaml"} {
@@ -72,15 +87,17 @@ func TestChosen(t *testing.T) {
 func TestForms(t *testing.T) {
 	t.Parallel()
 	files := made(t)
+	type groups struct{ Groups []any }
 	var rule struct {
 		Kind string
-		Spec any
+		Spec groups
 	}
-	var rules any
+	var rules, owners groups
 	parse(t, files["deploy/kubernetes/prometheusrule.yaml"], &rule)
 	parse(t, files["deploy/prometheus/rules.yml"], &rules)
-	if rule.Kind != "PrometheusRule" || rule.Spec == nil || !equal(t, rule.Spec, rules) {
-		t.Error("the PrometheusRule has other rules than rules.yml")
+	parse(t, files["deploy/prometheus/owners.yml"], &owners)
+	if rule.Kind != "PrometheusRule" || len(rules.Groups) < 2 || len(owners.Groups) != 1 || !equal(t, rule.Spec, groups{append(rules.Groups, owners.Groups...)}) {
+		t.Error("the PrometheusRule has other rules than rules.yml and owners.yml")
 	}
 	dashboards := 0
 	for decoder := yaml.NewDecoder(strings.NewReader(files["deploy/kubernetes/dashboards.yaml"])); ; {
@@ -102,7 +119,7 @@ func TestForms(t *testing.T) {
 			}
 		}
 	}
-	if dashboards == 0 || dashboards != len(files)-3 {
+	if dashboards != 4 || dashboards != len(files)-4 {
 		t.Errorf("%d dashboards in ConfigMaps, and %d files in all", dashboards, len(files))
 	}
 }
@@ -132,7 +149,7 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
 		{"-job", `a"b`}, {"-job", ""}, {"-job", "a b"}, {"-cluster", "data-center"}, {"-cluster", ""}, {"-namespace", "Security"}, {"-runbooks", ""},
-		{"-runbooks", "https://x/'"}, {"-grafana", "{{ x }}"}, {"-learn", "1s"}, {"-new", "90500ms"}, {"more"},
+		{"-runbooks", "https://x/'"}, {"-grafana", "{{ x }}"}, {"-learn", "1s"}, {"-new", "90500ms"}, {"-unused", "1s"}, {"more"},
 	} {
 		dir := t.TempDir()
 		if err := run(append([]string{"-out", filepath.Join(dir, "x")}, args...), io.Discard); err == nil {

@@ -1,8 +1,7 @@
 package main
 
 import (
-	"bytes"
-	_ "embed" // for rules.yml
+	_ "embed" // for the rules
 	"fmt"
 	"strings"
 	"text/template"
@@ -14,38 +13,81 @@ import (
 //go:embed rules.yml
 var rulesTemplate string
 
-// rules are the rules as Prometheus reads them.
-func (c config) rules() ([]byte, error) {
-	t, err := template.New("rules.yml").Delims("<<", ">>").Option("missingkey=error").Funcs(template.FuncMap{
+// ownersTemplate is owners.yml likewise. It takes parts from rules.yml.
+//
+//go:embed owners.yml
+var ownersTemplate string
+
+// rules are the rules as Prometheus reads them, those of a name.
+func (c config) rules(name string) ([]byte, error) {
+	t := template.New("").Delims("<<", ">>").Option("missingkey=error")
+	t.Funcs(template.FuncMap{
 		"runbook":   func(alert string) string { return c.Runbooks + "#" + strings.ToLower(alert) }, // as a heading's anchor is made
 		"dashboard": c.link,
-	}).Parse(rulesTemplate)
-	if err != nil {
-		return nil, fmt.Errorf("reading the rules: %w", err)
+		"owners": func(column int, operation, labels, vector string) (string, error) {
+			series, err := c.execute(t, vector, c)
+			if err != nil {
+				return "", err
+			}
+			expr, err := c.execute(t, "owners", owners{c, operation, labels, series})
+			return shift(column, expr), err
+		},
+	})
+	for name, text := range map[string]string{"rules.yml": rulesTemplate, "owners.yml": ownersTemplate} {
+		if _, err := t.New(name).Parse(text); err != nil {
+			return nil, fmt.Errorf("reading the rules: %w", err)
+		}
 	}
-	var out bytes.Buffer
-	out.WriteString(header("#") + "#\n")
-	if err := t.Execute(&out, c); err != nil {
+	rules, err := c.execute(t, name, c)
+	if err != nil {
 		return nil, fmt.Errorf("making the rules: %w", err)
 	}
-	return out.Bytes(), nil
+	return []byte(header("#") + "#\n" + rules), nil
+}
+
+func (c config) execute(t *template.Template, name string, data any) (string, error) {
+	var out strings.Builder
+	if err := t.ExecuteTemplate(&out, name, data); err != nil {
+		return "", fmt.Errorf("%s: %w", name, err)
+	}
+	return out.String(), nil
+}
+
+// owners are an operation's results on series by who they are of, and some of their labels.
+type owners struct {
+	config
+	Operation, Labels string
+	vector            string
+}
+
+// Vector is the expression of the series, as it stands from a column on.
+func (o owners) Vector(column int) string { return shift(column, o.vector) }
+
+// shift has all lines of a text but the first start at a column.
+func shift(column int, text string) string {
+	return strings.ReplaceAll(text, "\n", "\n"+strings.Repeat(" ", column))
 }
 
 // link is where an alert's dashboard is, with those of its labels chosen that are variables there.
-func (c config) link(labels ...string) string {
+func (c config) link(board string, labels ...string) string {
 	var choices []string
 	for _, label := range labels {
-		choices = append(choices, fmt.Sprintf("var-%s={{ urlquery $labels.%s }}", label, label))
+		variable := label
+		if label == "cluster" {
+			label = c.Cluster
+		}
+		choices = append(choices, fmt.Sprintf("var-%s={{ urlquery $labels.%s }}", variable, label))
 	}
-	link := c.Grafana + "/d/" + dashboardUID
+	link := c.Grafana + "/d/" + uid(board)
 	if len(choices) > 0 {
 		link += "?" + strings.Join(choices, "&")
 	}
 	return link
 }
 
-// prometheusRule is the same for the Prometheus Operator.
-func (c config) prometheusRule(rules []byte) []byte {
+// prometheusRule is all rules for the Prometheus Operator.
+func (c config) prometheusRule(rules, owners []byte) []byte {
+	_, groups, _ := strings.Cut(string(owners), "\ngroups:\n")
 	return fmt.Appendf(nil, `%sapiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
@@ -54,7 +96,7 @@ metadata:
   labels:
     app.kubernetes.io/name: capability-exporter
 spec:
-%s`, header("#"), c.Namespace, indent("  ", strings.TrimPrefix(string(rules), header("#")+"#\n")))
+%s`, header("#"), c.Namespace, indent("  ", strings.TrimPrefix(string(rules), header("#")+"#\n")+"\n"+groups))
 }
 
 // configMap holds a dashboard for the sidecar that Grafana's Helm chart has,
