@@ -5,6 +5,34 @@
 #include "site.h"
 #include "who.h"
 
+extern void bpf_preempt_disable(void) __ksym __weak;
+extern void bpf_preempt_enable(void) __ksym __weak;
+extern void bpf_local_irq_save(unsigned long *flags) __ksym __weak;
+extern void bpf_local_irq_restore(unsigned long *flags) __ksym __weak;
+
+volatile const u32 preemptible; /* programs are, and the kernel has all of these */
+
+/* stay keeps the current task from being preempted until stayed. Who is in one of two programs for long is else the longer in the way of
+ * others, see pair.h. */
+static __always_inline void stay(void)
+{
+	if (preemptible)
+		bpf_preempt_disable();
+}
+
+/* stayed lets it go. Who is to give up the CPU by then would do so right there, in the program still. With interrupts disabled he does
+ * not, and comes to it as the kernel leaves the program (migrate_enable). */
+static __always_inline void stayed(void)
+{
+	unsigned long flags;
+
+	if (!preemptible)
+		return;
+	bpf_local_irq_save(&flags);
+	bpf_preempt_enable();
+	bpf_local_irq_restore(&flags);
+}
+
 /* A check has three places in the cache, of two entries each: two on one page, and one on another. So keys that take turns find room for
  * all of them: one that is put out of one place tries another, until nobody is put out any more.
  *
@@ -497,10 +525,19 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 	return count(c, mark, 0, bank);
 }
 
-/* What is not the fast path stands in functions of its own, out of its way. */
+/* What is not the fast path stands in functions of its own, out of its way. Of two programs' the second is not preempted anyway where it
+ * counts, nor is a first at an entry. */
 #define CHECK(kind, bank, reading, who)                                                                          \
 	static __noinline int turn_##kind(struct turn *t, u32 b) { return take_turn(t, b, who); }                \
-	static __noinline int slowly_##kind(u64 *ctx, bool due) { return slowly(ctx, due, bank, reading, who, turn_##kind); } \
+	static __noinline int slowly_##kind(u64 *ctx, bool due)                                                  \
+	{                                                                                                        \
+		if (!(bank) && (reading) == CAST)                                                                \
+			stay();                                                                                  \
+		slowly(ctx, due, bank, reading, who, turn_##kind);                                               \
+		if (!(bank) && (reading) == CAST)                                                                \
+			stayed();                                                                                \
+		return 0;                                                                                        \
+	}                                                                                                        \
 	static __always_inline int check_##kind(u64 *ctx) { return check(ctx, bank, reading, slowly_##kind, turn_##kind); }
 
 CHECK(cast, 0, CAST, who_cast)

@@ -54,6 +54,7 @@ const (
 	FexitVarHasSnprintf        = "has_snprintf"
 	FexitVarNameMask           = "name_mask"
 	FexitVarNow                = "now"
+	FexitVarPreemptible        = "preemptible"
 	FexitVarSettings           = "settings"
 	FexitVarSlots              = "slots"
 	FexitVarTaken              = "taken"
@@ -152,6 +153,7 @@ type FexitVariableSpecs struct {
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
 	Now                *ebpf.VariableSpec `ebpf:"now"`
+	Preemptible        *ebpf.VariableSpec `ebpf:"preemptible"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
 	Slots              *ebpf.VariableSpec `ebpf:"slots"`
 	Taken              *ebpf.VariableSpec `ebpf:"taken"`
@@ -243,6 +245,7 @@ type FexitVariables struct {
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`
 	Now                *ebpf.Variable `ebpf:"now"`
+	Preemptible        *ebpf.Variable `ebpf:"preemptible"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
 	Slots              *ebpf.Variable `ebpf:"slots"`
 	Taken              *ebpf.Variable `ebpf:"taken"`

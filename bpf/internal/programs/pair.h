@@ -4,8 +4,9 @@
  *
  * The kernel skips a program that somebody preempted is still in on the same CPU: until he goes on, all checks there would be
  * missed (bpf_prog_get_recursion_context). So the first program counts, and leaves a mark with the task; the second counts where
- * it finds none. Both must have been preempted on one CPU for a check to be missed: by a storm of many threads that is soon so, as
- * since 7.3 a slice ends wherever the task stands in the kernel (HRTICK). On the tracepoint entry.h has a better first. */
+ * it finds none. Of one CPU's tasks one must stand in each of the two for the checks of a third to be missed: by a storm of many threads
+ * that is soon so, as since 7.3 a slice ends wherever the task stands in the kernel (HRTICK). Where the kernel lets it, nobody is
+ * preempted in the second while it counts (stay), but only on the way to that. On the tracepoint entry.h has a better first. */
 #pragma once
 
 #include "body.h"
@@ -164,7 +165,10 @@ static __always_inline int count_second(u64 *ctx)
 
 	if (st)
 		st->second++;
-	return check_second(ctx);
+	stay();
+	check_second(ctx);
+	stayed();
+	return 0;
 }
 
 /* unmarked counts a check whose mark is not in its place, unless it has been spilled. */

@@ -5,6 +5,7 @@ import (
 	"go/constant"
 	"go/token"
 	"go/types"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -121,6 +122,38 @@ func TestSettleOrder(t *testing.T) {
 		want := []int16{int16(unsafe.Offsetof(Cached{}.Counted)), 0, 0}
 		if !slices.Equal(stores, want) {
 			t.Errorf("%s: settle stores at offsets %d, want %d: the entry's, then the two counters'", object, stores, want)
+		}
+	}
+}
+
+// TestStays: what takes long is not preempted, and who is to be preempted by its end is not while he is in the program, see stay in body.h.
+func TestStays(t *testing.T) {
+	stays := []string{"bpf_preempt_disable", "bpf_local_irq_save", "bpf_preempt_enable", "bpf_local_irq_restore"}
+	for object, programs := range map[string]map[string]string{ // and the function that makes the calls
+		"tracepoint_x86_bpfel.o":   {"tracepoint_first": "slowly_cast", "tracepoint_second": "unmarked", "entry_second": "unmarked_entry"},
+		"tracepoint_arm64_bpfel.o": {"tracepoint_first": "slowly_cast", "tracepoint_second": "unmarked"},
+		"fexit_x86_bpfel.o":        {"fexit_first": "slowly_cast", "fexit_second": "unmarked"},
+		"fexit_arm64_bpfel.o":      {"fexit_first": "slowly_cast", "fexit_second": "unmarked"},
+	} {
+		spec, err := ebpf.LoadCollectionSpec(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for program, where := range programs {
+			calls := map[string][]string{} // of these, by the function that makes them
+			within := ""
+			for _, ins := range spec.Programs[program].Instructions {
+				if symbol := ins.Symbol(); symbol != "" {
+					within = symbol
+				}
+				if slices.Contains(stays, ins.Reference()) {
+					calls[within] = append(calls[within], ins.Reference())
+				}
+			}
+			want := map[string][]string{where: stays}
+			if !maps.EqualFunc(calls, want, slices.Equal) {
+				t.Errorf("%s: %s: %v, want %v", object, program, calls, want)
+			}
 		}
 	}
 }

@@ -248,6 +248,7 @@ const (
 	TracepointVarHasSnprintf        = "has_snprintf"
 	TracepointVarNameMask           = "name_mask"
 	TracepointVarNow                = "now"
+	TracepointVarPreemptible        = "preemptible"
 	TracepointVarSettings           = "settings"
 	TracepointVarSlots              = "slots"
 	TracepointVarTaken              = "taken"
@@ -345,6 +346,7 @@ type TracepointVariableSpecs struct {
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
 	Now                *ebpf.VariableSpec `ebpf:"now"`
+	Preemptible        *ebpf.VariableSpec `ebpf:"preemptible"`
 	Settings           *ebpf.VariableSpec `ebpf:"settings"`
 	Slots              *ebpf.VariableSpec `ebpf:"slots"`
 	Taken              *ebpf.VariableSpec `ebpf:"taken"`
@@ -436,6 +438,7 @@ type TracepointVariables struct {
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`
 	Now                *ebpf.Variable `ebpf:"now"`
+	Preemptible        *ebpf.Variable `ebpf:"preemptible"`
 	Settings           *ebpf.Variable `ebpf:"settings"`
 	Slots              *ebpf.Variable `ebpf:"slots"`
 	Taken              *ebpf.Variable `ebpf:"taken"`

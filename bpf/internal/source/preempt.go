@@ -174,6 +174,12 @@ func (f *Features) SRCUTracepoints() bool {
 	return f.kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
 }
 
+// stays tells whether a program may say where it is not to be preempted, and call its global functions there: so it is since 7.0, and an
+// older kernel's programs on tracepoints are preempted nowhere. Up to 6.12 others than those are guarded by an SRCU of that name.
+func (f *Features) stays() bool {
+	return f.SRCUTracepoints() && hasFunc(f.kernel, "bpf_local_irq_save")
+}
+
 // MakeCheck has the kernel make a check of its own accord, as it does at each mapping: CAP_SYS_ADMIN, not audited.
 func MakeCheck() error {
 	page, err := unix.Mmap(-1, 0, unix.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)

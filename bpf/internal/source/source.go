@@ -387,6 +387,7 @@ func size(spec *ebpf.CollectionSpec, f *Features, opts Options, banks int) (Memo
 		"denial_burst": opts.DenialBurst,
 		"name_mask":    opts.NameMask,
 		"harmless":     opts.Harmless,
+		"preemptible":  number(banks == 2 && f.stays()),
 		"slots":        [2]uint32{uint32(opts.SeriesLimit - opts.SeriesKept), uint32(opts.SeriesKept)},
 	}); err != nil {
 		return Memory{}, err
