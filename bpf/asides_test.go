@@ -275,11 +275,38 @@ func TestAsidesAreFast(t *testing.T) {
 	}
 }
 
-// TestInterruptedFallbacks: what an interrupt asks in between, for a packet of the task's own, takes no fallback from the task.
+// TestInterruptedFallbacks: what an interrupt asks in between, for a packet of the task's own, takes no fallback from the task. It is held
+// up after each denial, so that many come. For what is asked meanwhile, by interrupts and, where programs are preemptible, by other tasks,
+// the kernel skips the program that does it, and counts that.
 func TestInterruptedFallbacks(t *testing.T) {
-	const n, name = 5_000, "aside-interrupted"
+	const n, name = 1000, "aside-interrupted"
+	needsRoot(t)
 	stampsAsk(t)
+	f, err := source.Probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !f.Names {
+		t.Log("unseen: the kernel names no functions, and so no fallback is told")
+		return
+	}
+	var linger *testprog.Loaded
+	attach := func(program string) {
+		linger = load2(t, program)
+		l, err := linger.Attach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+	}
+	tracepoint := source.All()[0].Present(f)
+	if !tracepoint {
+		attach(testprog.LingerFexit) // of fexit programs the last one runs first
+	}
 	tr := openLive(t, Options{})
+	if tracepoint {
+		attach(testprog.LingerAfter)
+	}
 	dir := t.TempDir()
 	if err := makeAsideFiles(dir); err != nil {
 		t.Fatal(err)
@@ -287,23 +314,24 @@ func TestInterruptedFallbacks(t *testing.T) {
 	run(t, helper(executable(t, name), "interrupted", strconv.Itoa(n), "read-and-write", dir))
 	s := checkIdentities(t, tr)
 	got := map[string]uint64{}
-	var asked uint64
 	for _, w := range s.Workloads {
-		switch c := w.Check.Capability; {
-		case w.Process.Name != name:
-		case c == uint8(cap.DAC_READ_SEARCH), c == uint8(cap.DAC_OVERRIDE):
+		if c := w.Check.Capability; w.Process.Name == name && (c == uint8(cap.DAC_READ_SEARCH) || c == uint8(cap.DAC_OVERRIDE)) {
 			got[asideName(w.Check, w.Aside)] += w.Count
-		case c == uint8(cap.NET_RAW):
-			asked += w.Count
 		}
 	}
-	t.Logf("%d in interrupts, of the task's own packets", asked)
-	if asked < 100 {
-		t.Errorf("only %d checks in interrupts", asked)
+	stats, err := linger.Program.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d checks by others between a denial and its fallback; %d were missed of all", stats.RecursionMisses, s.MissedRuns)
+	if stats.RecursionMisses < 20 {
+		t.Errorf("only %d checks by others between a denial and its fallback", stats.RecursionMisses)
 	}
 	want := asideWants{"2 denied host": 2, "1 granted host after 2": 2, "1 granted host": 2}.times(n, got)
-	if tr.features.Names && !maps.Equal(got, want) && s.MissedRuns == 0 {
-		t.Errorf("asked for %v, want %v", got, want)
+	for name := range want {
+		if more, less := max(got[name], want[name]), min(got[name], want[name]); more-less > s.MissedRuns {
+			t.Errorf("asked for %v, want %v", got, want)
+		}
 	}
 }
 
