@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -134,10 +133,7 @@ func (r asideRow) aside(t *testing.T, tr *Tracer, n int) (got map[string]uint64,
 	case r.limited:
 		openToAll(t, dir)
 		openToAll(t, filepath.Dir(path))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: limited, Gid: limited}}
-		for _, c := range r.keep {
-			cmd.SysProcAttr.AmbientCaps = append(cmd.SysProcAttr.AmbientCaps, uintptr(c))
-		}
+		cmd.SysProcAttr = asLimited(r.keep)
 	case r.inside:
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER,
@@ -335,61 +331,5 @@ func TestInterruptedFallbacks(t *testing.T) {
 		if more, less := max(got[name], want[name]), min(got[name], want[name]); more-less > s.MissedRuns {
 			t.Errorf("asked for %v, want %v", got, want)
 		}
-	}
-}
-
-// TestAsidesOfPrograms has real programs do with one capability what the kernel asks for another first.
-func TestAsidesOfPrograms(t *testing.T) {
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Skip("no busybox, which `make packages` installs: ", err)
-	}
-	image, err := os.ReadFile(busybox)
-	if err != nil {
-		t.Fatal(err)
-	}
-	levels, err := os.ReadFile("/proc/sys/kernel/printk")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr := openLive(t, Options{})
-	dir := t.TempDir()
-	if err := makeStrangersFile(dir); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range []struct {
-		name, keep string
-		args       []string
-		want       map[string]uint64
-	}{
-		{"cat", "dac_override", []string{"cat", strangersFile(dir)}, map[string]uint64{"2 denied host": 1, "1 granted host after 2": 1}},
-		{"write", "dac_override", []string{"truncate", "-s", "0", strangersFile(dir)}, map[string]uint64{"1 granted host": 1}},
-		{"ionice", "sys_nice", []string{"ionice", "-c", "1", "true"}, map[string]uint64{"21 denied host": 1, "23 granted host after 21": 1}},
-		// Up to 6.1 CAP_SYS_ADMIN will do (check_syslog_permissions).
-		{"dmesg", "sys_admin", []string{"dmesg", "-n", string(levels[0])}, map[string]uint64{"34 denied host": 1, "21 granted host after 34": 1}},
-	} {
-		t.Run(r.name, func(t *testing.T) {
-			name := "busybox-" + r.name // it takes its applet's name from its argument if its own begins so
-			path := filepath.Join(dir, name)
-			if err := os.WriteFile(path, image, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command("setpriv", append([]string{"--bounding-set", "-all,+" + r.keep, "--inh-caps", "-all", path}, r.args...)...)
-			out, err := cmd.CombinedOutput()
-			got := map[string]uint64{}
-			for _, w := range checkIdentities(t, tr).Workloads {
-				if w.Process.Name == name {
-					got[asideName(w.Check, w.Aside)] += w.Count
-				}
-			}
-			if r.name == "dmesg" && got["21 granted host after 34"] == 0 {
-				delete(r.want, "21 granted host after 34")
-			} else if err != nil {
-				t.Errorf("%v: %v: %s", cmd, err, out)
-			}
-			if !maps.Equal(got, r.want) {
-				t.Errorf("%v asked for %v, want %v", cmd, got, r.want)
-			}
-		})
 	}
 }
