@@ -30,6 +30,8 @@ TEST_PACKAGES += e2fsprogs           # mkfs.ext4: a file system that is full but
 TEST_PACKAGES += util-linux mount    # setpriv, unshare, mount: workloads that use or lack a capability
 TEST_PACKAGES += iproute2            # ip: CAP_NET_ADMIN by a real program
 TEST_PACKAGES += iputils-ping        # ping: CAP_NET_RAW by a real program
+TEST_PACKAGES += bpftool linux-perf  # which CAP_SYS_ADMIN will do for, too
+TEST_PACKAGES += libpopt0            # what logrotate is linked with
 TEST_PACKAGES += procps              # ps, kill
 TEST_PACKAGES += strace              # the exporter's system calls, to hold against the unit's filter
 TEST_PACKAGES += chromium            # the landing page, as a browser shows it
@@ -194,7 +196,7 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser and pscap in build/
+tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap $(BIN)/logrotate ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser, pscap and logrotate in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
@@ -210,6 +212,9 @@ $(BIN)/apparmor_parser:
 
 $(BIN)/pscap:
 	.tools/unpack libcap-ng
+
+$(BIN)/logrotate:
+	.tools/unpack logrotate
 
 .PHONY: clean
 clean: ## Remove build/ and Go's cached test results

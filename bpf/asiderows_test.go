@@ -32,6 +32,7 @@ type asideRow struct {
 	skip    func(*testing.T)
 	more    bool // beside another process, which holds more
 	alike   bool // no kernel does it otherwise
+	unseen  bool // by the witness, which knows system calls and nothing else
 }
 
 type (
@@ -568,6 +569,21 @@ func onAnother() func(asideCall) asideCall {
 	}
 }
 
+// byUring makes calls by an io_uring, which the first of them makes.
+func byUring() func(func(u *uring, dir string) error) asideCall {
+	var u *uring
+	return func(call func(*uring, string) error) asideCall {
+		return func(dir string) (err error) {
+			if u == nil {
+				if u, err = newUring(); err != nil {
+					return err
+				}
+			}
+			return call(u, dir)
+		}
+	}
+}
+
 // asideRows are real calls. The kernel asks for CAP_DAC_OVERRIDE at one and the same place whether a file is to be read or written, and
 // only for the former after CAP_DAC_READ_SEARCH.
 func asideRows() []asideRow {
@@ -598,7 +614,25 @@ func asideRows() []asideRow {
 	}
 	nextProgram := func(string) error { return bpfCall(unix.BPF_PROG_GET_NEXT_ID, &[16]uint32{}) }
 	const transparent, transparent6 = 19, 75
-	onThread := onAnother()
+	onThread, uringed := onAnother(), byUring()
+	uringOpen := func(name string, openFlags uint32, flags uint8) asideCall {
+		return uringed(func(u *uring, dir string) error { return u.open(filepath.Join(dir, name), openFlags, flags) })
+	}
+	uringEnviron := func(flags uint8) asideCall {
+		return uringed(func(u *uring, dir string) error {
+			return u.open(fmt.Sprintf("/proc/%d/environ", another(dir)), unix.O_RDONLY, flags)
+		})
+	}
+	// A worker does it in any case.
+	uringPageOut := func(name string) asideCall {
+		return uringed(func(u *uring, dir string) error {
+			return mapFiles(func(page []byte) error {
+				return u.do(uringSQE{
+					opcode: uringMadvise, addr: uint64(uintptr(unsafe.Pointer(&page[0]))), length: uint32(len(page)), openFlags: unix.MADV_PAGEOUT,
+				})
+			}, name)(dir)
+		})
+	}
 
 	override, admin, netAdmin := []cap.Value{cap.DAC_OVERRIDE}, []cap.Value{cap.SYS_ADMIN}, []cap.Value{cap.NET_ADMIN}
 	calls := func(c ...asideCall) []asideCall { return c }
@@ -675,6 +709,22 @@ func asideRows() []asideRow {
 		{name: "environ-admin", more: true, alike: true, keep: admin, calls: calls(environ), wants: want(
 			asideWants{"19 denied host": 1}, asideWants{"19 denied host": 1, "38 denied host after 19": 1, "21 granted host after 38 after 19": 1},
 		)},
+		// In a worker of io_uring's, and in io_uring_enter(2).
+		{name: "uring-pageout", unseen: true, keep: override, calls: calls(uringPageOut(readableFile)),
+			wants: want(asideWants{"3 denied host": 0, "1 granted host after 3": 0})},
+		{name: "uring-environ-worker", more: true, unseen: true, keep: []cap.Value{cap.PERFMON}, calls: calls(uringEnviron(uringAsync)), wants: want(
+			asideWants{"19 denied host": 1}, asideWants{"19 denied host": 1, "38 granted host after 19": 1},
+		)},
+		{name: "uring-environ", more: true, unseen: true, keep: []cap.Value{cap.PERFMON}, calls: calls(uringEnviron(0)), wants: want(
+			asideWants{"19 denied host": 0}, asideWants{"19 denied host": 0, "38 granted host after 19": 0},
+		)},
+		// What comes next is of another request.
+		{name: "uring-pageout-and-write", unseen: true, alike: true, keep: override,
+			calls: calls(uringPageOut(writableFile), uringOpen(stranger0, unix.O_WRONLY, uringAsync)),
+			wants: want(asideWants{"3 denied host": 0, "1 granted host": 1})},
+		{name: "uring-noatime-and-write", unseen: true, alike: true, keep: override,
+			calls: calls(uringOpen(readableFile, unix.O_RDONLY|unix.O_NOATIME, uringAsync), uringOpen(stranger0, unix.O_WRONLY, uringAsync)),
+			wants: want(asideWants{"3 denied host": 1, "1 granted host": 1})},
 		// What comes next is of another function.
 		{name: "unrelated", alike: true, keep: admin, calls: calls(buffers, sethostname),
 			wants: want(asideWants{"12 denied host": 1, "21 granted host": 1})},

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -134,10 +133,7 @@ func (r asideRow) aside(t *testing.T, tr *Tracer, n int) (got map[string]uint64,
 	case r.limited:
 		openToAll(t, dir)
 		openToAll(t, filepath.Dir(path))
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: limited, Gid: limited}}
-		for _, c := range r.keep {
-			cmd.SysProcAttr.AmbientCaps = append(cmd.SysProcAttr.AmbientCaps, uintptr(c))
-		}
+		cmd.SysProcAttr = asLimited(r.keep)
 	case r.inside:
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER,
@@ -212,6 +208,9 @@ func testAsides(t *testing.T, alike bool) {
 				t.Errorf("asked for %v, want one of %v, each %d times; %q", got, r.wants, n, sites)
 			}
 			t.Logf("asked for %v", got)
+			if r.unseen {
+				return
+			}
 			if skipped = w.skipped(t) - skipped; skipped != 0 {
 				t.Logf("the witness was skipped %d times, and so says nothing", skipped)
 				return
@@ -275,11 +274,38 @@ func TestAsidesAreFast(t *testing.T) {
 	}
 }
 
-// TestInterruptedFallbacks: what an interrupt asks in between, for a packet of the task's own, takes no fallback from the task.
+// TestInterruptedFallbacks: what an interrupt asks in between, for a packet of the task's own, takes no fallback from the task. It is held
+// up after each denial, so that many come. For what is asked meanwhile, by interrupts and, where programs are preemptible, by other tasks,
+// the kernel skips the program that does it, and counts that.
 func TestInterruptedFallbacks(t *testing.T) {
-	const n, name = 5_000, "aside-interrupted"
+	const n, name = 1000, "aside-interrupted"
+	needsRoot(t)
 	stampsAsk(t)
+	f, err := source.Probe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !f.Names {
+		t.Log("unseen: the kernel names no functions, and so no fallback is told")
+		return
+	}
+	var linger *testprog.Loaded
+	attach := func(program string) {
+		linger = load2(t, program)
+		l, err := linger.Attach()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { l.Close() })
+	}
+	tracepoint := source.All()[0].Present(f)
+	if !tracepoint {
+		attach(testprog.LingerFexit) // of fexit programs the last one runs first
+	}
 	tr := openLive(t, Options{})
+	if tracepoint {
+		attach(testprog.LingerAfter)
+	}
 	dir := t.TempDir()
 	if err := makeAsideFiles(dir); err != nil {
 		t.Fatal(err)
@@ -287,78 +313,23 @@ func TestInterruptedFallbacks(t *testing.T) {
 	run(t, helper(executable(t, name), "interrupted", strconv.Itoa(n), "read-and-write", dir))
 	s := checkIdentities(t, tr)
 	got := map[string]uint64{}
-	var asked uint64
 	for _, w := range s.Workloads {
-		switch c := w.Check.Capability; {
-		case w.Process.Name != name:
-		case c == uint8(cap.DAC_READ_SEARCH), c == uint8(cap.DAC_OVERRIDE):
+		if c := w.Check.Capability; w.Process.Name == name && (c == uint8(cap.DAC_READ_SEARCH) || c == uint8(cap.DAC_OVERRIDE)) {
 			got[asideName(w.Check, w.Aside)] += w.Count
-		case c == uint8(cap.NET_RAW):
-			asked += w.Count
 		}
 	}
-	t.Logf("%d in interrupts, of the task's own packets", asked)
-	if asked < 100 {
-		t.Errorf("only %d checks in interrupts", asked)
+	stats, err := linger.Program.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d checks by others between a denial and its fallback; %d were missed of all", stats.RecursionMisses, s.MissedRuns)
+	if stats.RecursionMisses < 20 {
+		t.Errorf("only %d checks by others between a denial and its fallback", stats.RecursionMisses)
 	}
 	want := asideWants{"2 denied host": 2, "1 granted host after 2": 2, "1 granted host": 2}.times(n, got)
-	if tr.features.Names && !maps.Equal(got, want) && s.MissedRuns == 0 {
-		t.Errorf("asked for %v, want %v", got, want)
-	}
-}
-
-// TestAsidesOfPrograms has real programs do with one capability what the kernel asks for another first.
-func TestAsidesOfPrograms(t *testing.T) {
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		t.Skip("no busybox, which `make packages` installs: ", err)
-	}
-	image, err := os.ReadFile(busybox)
-	if err != nil {
-		t.Fatal(err)
-	}
-	levels, err := os.ReadFile("/proc/sys/kernel/printk")
-	if err != nil {
-		t.Fatal(err)
-	}
-	tr := openLive(t, Options{})
-	dir := t.TempDir()
-	if err := makeStrangersFile(dir); err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range []struct {
-		name, keep string
-		args       []string
-		want       map[string]uint64
-	}{
-		{"cat", "dac_override", []string{"cat", strangersFile(dir)}, map[string]uint64{"2 denied host": 1, "1 granted host after 2": 1}},
-		{"write", "dac_override", []string{"truncate", "-s", "0", strangersFile(dir)}, map[string]uint64{"1 granted host": 1}},
-		{"ionice", "sys_nice", []string{"ionice", "-c", "1", "true"}, map[string]uint64{"21 denied host": 1, "23 granted host after 21": 1}},
-		// Up to 6.1 CAP_SYS_ADMIN will do (check_syslog_permissions).
-		{"dmesg", "sys_admin", []string{"dmesg", "-n", string(levels[0])}, map[string]uint64{"34 denied host": 1, "21 granted host after 34": 1}},
-	} {
-		t.Run(r.name, func(t *testing.T) {
-			name := "busybox-" + r.name // it takes its applet's name from its argument if its own begins so
-			path := filepath.Join(dir, name)
-			if err := os.WriteFile(path, image, 0o755); err != nil {
-				t.Fatal(err)
-			}
-			cmd := exec.Command("setpriv", append([]string{"--bounding-set", "-all,+" + r.keep, "--inh-caps", "-all", path}, r.args...)...)
-			out, err := cmd.CombinedOutput()
-			got := map[string]uint64{}
-			for _, w := range checkIdentities(t, tr).Workloads {
-				if w.Process.Name == name {
-					got[asideName(w.Check, w.Aside)] += w.Count
-				}
-			}
-			if r.name == "dmesg" && got["21 granted host after 34"] == 0 {
-				delete(r.want, "21 granted host after 34")
-			} else if err != nil {
-				t.Errorf("%v: %v: %s", cmd, err, out)
-			}
-			if !maps.Equal(got, r.want) {
-				t.Errorf("%v asked for %v, want %v", cmd, got, r.want)
-			}
-		})
+	for name := range want {
+		if more, less := max(got[name], want[name]), min(got[name], want[name]); more-less > s.MissedRuns {
+			t.Errorf("asked for %v, want %v", got, want)
+		}
 	}
 }

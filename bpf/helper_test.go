@@ -40,6 +40,7 @@ func helpers() map[string]func(args []string) error {
 		"bytwo":       askByTwo,
 		"attack":      attack,
 		"denied":      callDenied,
+		"pipes":       takePipes,
 		"confined":    askConfined,
 		"lookinside":  lookInside,
 	}

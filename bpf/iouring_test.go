@@ -30,6 +30,54 @@ type (
 	}
 )
 
+// A uring is an io_uring of one request at a time.
+type uring struct {
+	fd      uintptr
+	p       uringParams
+	ring    []byte
+	entries []byte
+}
+
+func newUring() (u *uring, err error) {
+	u = &uring{}
+	var errno unix.Errno
+	u.fd, _, errno = unix.RawSyscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&u.p)), 0)
+	if errno != 0 {
+		return nil, fmt.Errorf("io_uring_setup: %w", errno)
+	}
+	const prot, entriesAt = unix.PROT_READ | unix.PROT_WRITE, 0x10000000 // IORING_OFF_SQES
+	if u.ring, err = unix.Mmap(int(u.fd), 0, int(u.p.sq.array+4*u.p.sqEntries), prot, unix.MAP_SHARED); err != nil {
+		return nil, err
+	}
+	u.entries, err = unix.Mmap(int(u.fd), entriesAt, int(unsafe.Sizeof(uringSQE{})), prot, unix.MAP_SHARED)
+	return u, err
+}
+
+// do has a request done, and does not look what became of it.
+func (u *uring) do(request uringSQE) error {
+	*(*uringSQE)(unsafe.Pointer(&u.entries[0])) = request
+	*(*uint32)(unsafe.Pointer(&u.ring[u.p.sq.tail]))++
+	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, u.fd, 1, 1, 1, 0, 0); errno != 0 { // IORING_ENTER_GETEVENTS
+		return fmt.Errorf("io_uring_enter: %w", errno)
+	}
+	*(*uint32)(unsafe.Pointer(&u.ring[u.p.cq.head]))++
+	return nil
+}
+
+// What requests are.
+const (
+	uringOpenat  = 18
+	uringMadvise = 25
+	uringAsync   = 1 << 4 // IOSQE_ASYNC: a worker does it
+)
+
+// open opens a file, or has a worker open it.
+func (u *uring) open(name string, openFlags uint32, flags uint8) error {
+	path := append([]byte(name), 0)
+	defer runtime.KeepAlive(path)
+	return u.do(uringSQE{opcode: uringOpenat, flags: flags, fd: unix.AT_FDCWD, addr: uint64(uintptr(unsafe.Pointer(&path[0]))), openFlags: openFlags})
+}
+
 // openInWorker opens another's file through io_uring, in one of its worker threads.
 func openInWorker([]string) error {
 	dir, err := os.MkdirTemp("", "iouring")
@@ -37,33 +85,12 @@ func openInWorker([]string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	name := strangersFile(dir)
 	if err := makeStrangersFile(dir); err != nil {
 		return err
 	}
-	var p uringParams
-	fd, _, errno := unix.RawSyscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&p)), 0)
-	if errno != 0 {
-		return fmt.Errorf("io_uring_setup: %w", errno)
-	}
-	defer unix.Close(int(fd))
-	ring, err := unix.Mmap(int(fd), 0, int(p.sq.array+4*p.sqEntries), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	u, err := newUring()
 	if err != nil {
 		return err
 	}
-	entries, err := unix.Mmap(int(fd), 0x10000000, int(unsafe.Sizeof(uringSQE{})), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED) // IORING_OFF_SQES
-	if err != nil {
-		return err
-	}
-	path := append([]byte(name), 0)
-	*(*uringSQE)(unsafe.Pointer(&entries[0])) = uringSQE{
-		opcode: 18, flags: 1 << 4, fd: unix.AT_FDCWD, addr: uint64(uintptr(unsafe.Pointer(&path[0]))), // IORING_OP_OPENAT, IOSQE_ASYNC
-	}
-	*(*uint32)(unsafe.Pointer(&ring[p.sq.tail]))++
-	_, _, errno = unix.Syscall6(unix.SYS_IO_URING_ENTER, fd, 1, 1, 1, 0, 0) // IORING_ENTER_GETEVENTS
-	runtime.KeepAlive(path)
-	if errno != 0 {
-		return fmt.Errorf("io_uring_enter: %w", errno)
-	}
-	return nil
+	return u.open(strangersFile(dir), unix.O_RDONLY, uringAsync)
 }

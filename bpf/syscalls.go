@@ -1,11 +1,14 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
 
+	"capability_exporter/bpf/internal/callers"
 	"capability_exporter/bpf/internal/programs"
 )
 
@@ -41,7 +44,27 @@ func pathArguments() map[string]uint8 {
 
 // fillBySystemCall tells the kernel side something of system calls, by this machine's numbers.
 func fillBySystemCall[T any](table *ebpf.Map, of map[string]T) error {
-	calls, err := arch.GetInfo("")
+	return fillByNumber(table, 0, "", of)
+}
+
+// fillFallbackCalls tells it where another function than the first may ask for another capability: in which system calls, by this
+// machine's numbers and by those of its 32-bit programs, and in which requests of io_uring's.
+func fillFallbackCalls(table *ebpf.Map) error {
+	narrow, calls := map[string]string{"amd64": "386", "arm64": "arm"}[runtime.GOARCH], callers.FallbackCalls()
+	if err := errors.Join(fillByNumber(table, 0, "", calls), fillByNumber(table, programs.CallsCompat, narrow, calls)); err != nil {
+		return err
+	}
+	for opcode, caps := range callers.FallbackRequests() {
+		if err := table.Put(programs.CallsUring+uint32(opcode), caps); err != nil {
+			return fmt.Errorf("fill the table of io_uring's requests: %w", err)
+		}
+	}
+	return nil
+}
+
+// fillByNumber does it by the numbers of an architecture ("": this machine's), from a place in the table on.
+func fillByNumber[T any](table *ebpf.Map, from uint32, architecture string, of map[string]T) error {
+	calls, err := arch.GetInfo(architecture)
 	if err != nil {
 		return fmt.Errorf("find the system calls' numbers: %w", err)
 	}
@@ -50,7 +73,7 @@ func fillBySystemCall[T any](table *ebpf.Map, of map[string]T) error {
 		if !known { // arm64 has only the newer ones
 			continue
 		}
-		if err := table.Put(uint32(number), value); err != nil {
+		if err := table.Put(from+uint32(number), value); err != nil {
 			return fmt.Errorf("fill the table of system calls: %w", err)
 		}
 	}

@@ -225,7 +225,7 @@ func (t *Tracer) start() (err error) {
 	if err := errors.Join(
 		fillFallbacks(maps["fallbacks"]),
 		fillBySystemCall(maps["path_arguments"], pathArguments()),
-		fillBySystemCall(maps["calls"], callers.FallbackCalls()),
+		fillFallbackCalls(maps["calls"]),
 	); err != nil {
 		return err
 	}

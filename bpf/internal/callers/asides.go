@@ -38,8 +38,8 @@ func systemCall(name string) []string {
 // after the one. A function stands here by its own name and by those that the compiler may make it a part of.
 //
 // Linux 5.10 to 7.3. What is not told: CAP_CHOWN in the file system's user namespace after CAP_CHOWN in the task's own (chown_ok,
-// chgrp_ok), which look like two calls of chown(2); CAP_DAC_OVERRIDE in btrfs_ioctl_snap_destroy, which is asked for both in place of
-// CAP_SYS_ADMIN and besides; CAP_SYS_ADMIN after a CAP_NET_ADMIN that is not audited (af_alg_capable).
+// chgrp_ok), which look like two calls of chown(2); CAP_DAC_OVERRIDE in btrfs_ioctl_snap_destroy, which one and the same function asks for
+// in place of CAP_SYS_ADMIN and besides; CAP_SYS_ADMIN after a CAP_NET_ADMIN that is not audited (af_alg_capable).
 func Fallbacks() map[Place]Fallback {
 	all := map[Place]Fallback{}
 	add := func(first cap.Value, then Fallback, functions ...string) {
@@ -105,13 +105,25 @@ func Fallbacks() map[Place]Fallback {
 // FallbackCalls are, by name, the system calls in which another function asks: for want of which capabilities.
 func FallbackCalls() map[string]uint64 {
 	calls := map[string]uint64{"ioctl": set(cap.SYS_ADMIN), "perf_event_open": set(cap.SYS_ADMIN, cap.KILL), "setsockopt": set(cap.NET_RAW)}
-	for _, name := range []string{"mincore", "madvise", "process_madvise", "cachestat", "utimensat", "utimes", "utime", "futimesat"} {
+	for _, name := range []string{
+		"mincore", "madvise", "process_madvise", "cachestat", "utimensat", "utimensat_time64", "utimes", "utime", "futimesat",
+	} {
 		calls[name] = set(cap.FOWNER)
 	}
-	for _, name := range []string{"open", "openat", "openat2", "read", "pread64", "process_vm_readv", "process_madvise"} {
+	// Of what io_uring does in io_uring_enter itself nothing asks for CAP_PERFMON but in place of CAP_SYS_PTRACE, so it does not matter that
+	// one call may do several things.
+	for _, name := range []string{"open", "openat", "openat2", "read", "pread64", "process_vm_readv", "process_madvise", "io_uring_enter"} {
 		calls[name] |= set(cap.SYS_PTRACE)
 	}
 	return calls
+}
+
+// FallbackRequests are, by opcode (linux/io_uring.h), the requests of which a worker of io_uring's does the same.
+func FallbackRequests() map[uint8]uint64 {
+	const openat, read, madvise, openat2 = 18, 22, 25, 28
+	return map[uint8]uint64{
+		madvise: set(cap.FOWNER), openat: set(cap.SYS_PTRACE), openat2: set(cap.SYS_PTRACE), read: set(cap.SYS_PTRACE),
+	}
 }
 
 // Harmless are the capabilities without which the kernel goes on wherever it asks. Of CAP_FSETID it only depends whether a file keeps its

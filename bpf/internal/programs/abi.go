@@ -111,6 +111,12 @@ const (
 // PathInSockaddr says that a system call's argument is the address of a socket.
 const PathInSockaddr = 8
 
+// Where, in the table of system calls, those of 32-bit programs and io_uring's requests begin.
+const (
+	CallsCompat = 512
+	CallsUring  = 1024
+)
+
 // Pending reads how many checks an entry of a cache has for its slots. Only audited ones have a who slot.
 func Pending(c *Cached) (n uint64, site, who uint32, audited bool) {
 	site = uint32(c.Counted>>PendingBits) % (1 << SlotBits)

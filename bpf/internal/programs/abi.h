@@ -294,6 +294,9 @@ enum {
 	PATH_IN_SOCKADDR = 8 /* it is the address of a socket, which may be a path */
 };
 
+/* The keys of calls: a system call's number, then that of one of 32-bit programs, then the opcode of a request of io_uring's. */
+enum { CALLS_COMPAT = SYSCALLS, CALLS_URING = SYSCALLS * 2, CALLS = SYSCALLS * 2 + 256 };
+
 /* One unwound stack beside the raw words it was found in: what the learner learns from. */
 struct sample {
 	u64 capable, iterator, trampoline, caller, wrapper, asker;

@@ -86,33 +86,74 @@ static __always_inline s64 call_number(REGISTERS *regs, u32 *compat)
 	return number;
 }
 
+/* request_at tells which request of io_uring's a worker has in hand, by its key in calls: CALLS where that cannot be told. */
+static __always_inline u32 request_at(struct task_struct *task, u64 *request)
+{
+	struct io_worker *worker = NULL;
+	struct io_kiocb *none = NULL;
+	u8 opcode = 0;
+
+	if (!FIELD_EXISTS(task->worker_private) || !FIELD_EXISTS(worker->cur_work) || !FIELD_EXISTS(none->work))
+		return CALLS;
+	READ(worker, task->worker_private);
+	READ(*request, worker->cur_work);
+	if (!*request)
+		return CALLS;
+	bpf_probe_read_kernel(&opcode, sizeof(opcode), (void *)*request - FIELD_OFFSET(none->work) + FIELD_OFFSET(none->opcode));
+	return CALLS_URING + opcode;
+}
+
+static __always_inline u64 mixed(u64 call, u64 with)
+{
+	call = (call ^ with) * settings.name_seed;
+	return call ^ call >> 32;
+}
+
 /* call_of tells a system call from the one before it, by its number and by what it was given: 0 for one in which no function asks for
- * another capability in the place of this one, which another function was denied. */
+ * another capability in the place of this one, which another function was denied. What a worker of io_uring's has in hand is none, but
+ * is told like one. */
 GLOBAL u64 call_of(u32 cap)
 {
-	u64 call, given[6] = {}, *caps;
+	struct task_struct *task = current_task();
+	u32 number, compat = 0, flags = 0, i;
+	u64 call, given = 0, *caps;
 	REGISTERS *regs;
-	u32 number, compat = 0, i;
 
 	if (!has_pt_regs)
 		return 0;
 	regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-	number = call = call_number(regs, &compat);
-	caps = bpf_map_lookup_elem(&calls, &number);
-	if (!caps || compat || !(*caps >> (cap & (CAPABILITIES - 1)) & 1))
-		return 0;
-	for (i = 0; i < 4; i++)
-		given[i] = argument(regs, i);
-	READ(given[4], regs->sp);
-#if defined(__TARGET_ARCH_x86)
-	READ(given[5], regs->ip);
-#elif defined(__TARGET_ARCH_arm64)
-	READ(given[5], regs->pc);
-#endif
-	for (i = 0; i < 6; i++) {
-		call = (call ^ given[i]) * settings.name_seed;
-		call ^= call >> 32;
+	READ(flags, task->flags);
+	if (flags & PF_IO_WORKER) {
+		number = request_at(task, &given);
+	} else {
+		number = call_number(regs, &compat);
+		if (number >= SYSCALLS)
+			return 0;
+		number += compat ? CALLS_COMPAT : 0;
 	}
+	caps = bpf_map_lookup_elem(&calls, &number);
+	if (!caps || !(*caps >> (cap & (CAPABILITIES - 1)) & 1))
+		return 0;
+	call = mixed(number, given);
+	if (flags & PF_IO_WORKER)
+		return call | 1;
+	for (i = 0; i < 4; i++)
+		call = mixed(call, argument(regs, i));
+	READ(given, regs->sp);
+	call = mixed(call, given);
+#if defined(__TARGET_ARCH_x86)
+	READ(given, regs->ip);
+	call = mixed(call, given);
+	if (compat) { /* whose first two are elsewhere, and the others among those */
+		READ(given, regs->bx);
+		call = mixed(call, given);
+		READ(given, regs->cx);
+		call = mixed(call, given);
+	}
+#elif defined(__TARGET_ARCH_arm64)
+	READ(given, regs->pc);
+	call = mixed(call, given);
+#endif
 	return call | 1;
 }
 

@@ -44,7 +44,7 @@ struct {
 /* By system call: capabilities after whose denial another function may ask for one in its place. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SYSCALLS);
+	__uint(max_entries, CALLS);
 	__type(key, u32);
 	__type(value, u64);
 } calls SEC(".maps");

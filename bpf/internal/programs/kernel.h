@@ -7,6 +7,7 @@
 
 enum {
 	PF_KTHREAD = 0x00200000, /* linux/sched.h */
+	PF_IO_WORKER = 0x00000010, /* since 5.12 */
 	CSS_ONLINE = 1 << 1,	 /* linux/cgroup-defs.h */
 	THREAD_SIZE = 16384,	 /* of a task's stack: x86-64 and arm64, but for KASAN and 64 KiB pages */
 	CAP_OPT_NOAUDIT = 1 << 1 /* linux/security.h; the same value in 5.10 to 7.3 */
@@ -139,6 +140,20 @@ struct task_struct {
 	unsigned long nvcsw, nivcsw; /* how often it gave up the CPU, and had to */
 	u64 start_time;
 	u64 self_exec_id; /* grows at each execve(2) */
+	void *worker_private; /* since 5.17; of a worker of io_uring's, its struct io_worker */
+} __core;
+
+struct io_worker {
+	struct io_wq_work *cur_work; /* of a struct io_kiocb */
+} __core;
+
+struct io_wq_work {
+	unsigned int flags;
+} __core;
+
+struct io_kiocb {
+	u8 opcode;
+	struct io_wq_work work;
 } __core;
 
 /* Any array of words behind one pointer will do for the cast in word(); this one is in every kernel that has tp_btf. */
@@ -153,7 +168,7 @@ enum { REGS_R9 = 8, REGS_R8 = 9, REGS_DX = 12, REGS_SI = 13, REGS_SP = 19 };
 enum { TS_COMPAT = 0x0002 }; /* asm/thread_info.h */
 
 struct pt_regs___x86 {
-	unsigned long di, si, dx, r10, r8, orig_ax, ip, sp;
+	unsigned long bx, cx, di, si, dx, r10, r8, orig_ax, ip, sp;
 } __core;
 #elif defined(__TARGET_ARCH_arm64)
 enum { TIF_32BIT = 22 }; /* asm/thread_info.h */

@@ -31,6 +31,7 @@ func TestABI(t *testing.T) {
 		"CLASS_UNKNOWN": ClassUnknown, "CLASS_NOAUDIT": ClassNoAudit, "CLASS_AUDITED": ClassAudited,
 		"KIND_FILE": KindFile, "KIND_KERNEL": KindKernel, "KIND_EXITING": KindExiting, "KIND_OTHER": KindOther,
 		"POOL_GRANTED": PoolGranted, "PATH_IN_SOCKADDR": PathInSockaddr,
+		"CALLS_COMPAT": CallsCompat, "CALLS_URING": CallsUring,
 		"ROLE_NONE": RoleNone, "ROLE_CAPABLE": RoleCapable, "ROLE_ITERATOR": RoleIterator, "ROLE_SECURITY": RoleSecurity,
 		"ROLE_AUDITED": RoleAudited, "ROLE_NOAUDIT": RoleNoAudit, "ROLE_BY_CALLER": RoleByCaller,
 		"ROLE_CALLER_AUDITED": RoleCallerAudited, "ROLE_CALLER_NOAUDIT": RoleCallerNoAudit,

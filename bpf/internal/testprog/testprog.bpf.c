@@ -7,7 +7,7 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-enum { FRAMES = 24 };
+enum { FRAMES = 24, CAP_DAC_READ_SEARCH = 2 };
 
 // The floor: what any program on the tracepoint costs. It is the second program, too, where a test wants two.
 SEC("tp_btf/cap_capable")
@@ -110,6 +110,20 @@ struct {
 
 volatile const __u32 watched_only; // leaves out the threads whose calls are not counted
 
+// watched tells the threads that a test looks at, by how their names begin.
+static __always_inline int watched(void)
+{
+	static const char begins[] = "aside-";
+	char comm[16];
+	int i;
+
+	bpf_get_current_comm(comm, sizeof(comm));
+	for (i = 0; i < sizeof(begins) - 1; i++)
+		if (comm[i] != begins[i])
+			return 0;
+	return 1;
+}
+
 static __always_inline int sight(void *ctx, struct user_namespace *target, int cap, __u32 opts, int ret)
 {
 	__u32 tid = bpf_get_current_pid_tgid();
@@ -117,7 +131,7 @@ static __always_inline int sight(void *ctx, struct user_namespace *target, int c
 	struct sighting *s;
 	long n;
 
-	if (watched_only && !call)
+	if (watched_only && (!call || !watched()))
 		return 0;
 	s = bpf_ringbuf_reserve(&sightings, sizeof(*s), 0);
 	__sync_fetch_and_add(&sightings_made, 1);
@@ -160,24 +174,46 @@ int BPF_PROG(both, const void *cred, struct user_namespace *target, int cap, uns
 	return sight(ctx, target, cap, opts, ret);
 }
 
-// Which checks were made in one system call: threads whose names begin so count theirs.
+// Which checks were made in one system call: threads that are watched count theirs.
 SEC("tp_btf/sys_enter")
 int calls_begun(void *ctx)
 {
-	static const char watched[] = "aside-";
 	__u32 tid = bpf_get_current_pid_tgid();
 	__u64 *call, first = 1;
-	char comm[16];
-	int i;
 
-	bpf_get_current_comm(comm, sizeof(comm));
-	for (i = 0; i < sizeof(watched) - 1; i++)
-		if (comm[i] != watched[i])
-			return 0;
+	if (!watched())
+		return 0;
 	call = bpf_map_lookup_elem(&calls, &tid);
 	if (call)
 		++*call;
 	else
 		bpf_map_update_elem(&calls, &tid, &first, 0);
 	return 0;
+}
+
+// linger holds up a thread that is watched, so that interrupts come between two of its checks.
+static __always_inline int linger(void)
+{
+	__u64 begun = bpf_ktime_get_ns();
+	int i, j;
+
+	if (!watched())
+		return 0;
+	for (i = 0; i < 256 && bpf_ktime_get_ns() - begun < 200000; i++)
+		for (j = 0; j < 16; j++) /* each way out of a loop is one more for the verifier to go */
+			bpf_ktime_get_ns();
+	return 0;
+}
+
+// After each denial of CAP_DAC_READ_SEARCH.
+SEC("tp_btf/cap_capable")
+int BPF_PROG(linger_after, const void *cred, const void *target, const void *capable_ns, int cap, int ret)
+{
+	return ret && cap == CAP_DAC_READ_SEARCH ? linger() : 0;
+}
+
+SEC("fexit/cap_capable")
+int BPF_PROG(linger_fexit, const void *cred, const void *target, int cap, unsigned int opts, int ret)
+{
+	return ret && cap == CAP_DAC_READ_SEARCH ? linger() : 0;
 }

@@ -24,6 +24,8 @@ const (
 	ForeignFexit    = "foreign_fexit"
 	ForeignSecurity = "foreign_security"
 	ForeignWrapper  = "foreign_wrapper"
+	LingerAfter     = "linger_after"
+	LingerFexit     = "linger_fexit"
 	Opts            = "opts"
 	RecordEach      = "record_each"
 	Witness         = "witness"

@@ -51,6 +51,8 @@ const (
 	testprogProgForeignFexit    = "foreign_fexit"
 	testprogProgForeignSecurity = "foreign_security"
 	testprogProgForeignWrapper  = "foreign_wrapper"
+	testprogProgLingerAfter     = "linger_after"
+	testprogProgLingerFexit     = "linger_fexit"
 	testprogProgOpts            = "opts"
 	testprogProgRecordEach      = "record_each"
 	testprogProgWitness         = "witness"
@@ -111,6 +113,8 @@ type testprogProgramSpecs struct {
 	ForeignFexit    *ebpf.ProgramSpec `ebpf:"foreign_fexit"`
 	ForeignSecurity *ebpf.ProgramSpec `ebpf:"foreign_security"`
 	ForeignWrapper  *ebpf.ProgramSpec `ebpf:"foreign_wrapper"`
+	LingerAfter     *ebpf.ProgramSpec `ebpf:"linger_after"`
+	LingerFexit     *ebpf.ProgramSpec `ebpf:"linger_fexit"`
 	Opts            *ebpf.ProgramSpec `ebpf:"opts"`
 	RecordEach      *ebpf.ProgramSpec `ebpf:"record_each"`
 	Witness         *ebpf.ProgramSpec `ebpf:"witness"`
@@ -193,6 +197,8 @@ type testprogPrograms struct {
 	ForeignFexit    *ebpf.Program `ebpf:"foreign_fexit"`
 	ForeignSecurity *ebpf.Program `ebpf:"foreign_security"`
 	ForeignWrapper  *ebpf.Program `ebpf:"foreign_wrapper"`
+	LingerAfter     *ebpf.Program `ebpf:"linger_after"`
+	LingerFexit     *ebpf.Program `ebpf:"linger_fexit"`
 	Opts            *ebpf.Program `ebpf:"opts"`
 	RecordEach      *ebpf.Program `ebpf:"record_each"`
 	Witness         *ebpf.Program `ebpf:"witness"`
@@ -207,6 +213,8 @@ func (p *testprogPrograms) Close() error {
 		p.ForeignFexit,
 		p.ForeignSecurity,
 		p.ForeignWrapper,
+		p.LingerAfter,
+		p.LingerFexit,
 		p.Opts,
 		p.RecordEach,
 		p.Witness,
