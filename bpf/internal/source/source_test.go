@@ -232,3 +232,25 @@ func TestLSMs(t *testing.T) {
 		}
 	}
 }
+
+// TestLeaveOutStays: what the kernel does not have is not looked for, which takes CAP_SYS_ADMIN.
+func TestLeaveOutStays(t *testing.T) {
+	for _, has := range []bool{false, true} {
+		spec, err := programs.LoadTracepoint()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := spec.Programs["tracepoint_first"]
+		before := len(p.Instructions)
+		leaveOutStays(p, func(string) bool { return has })
+		calls := 0
+		for _, ins := range p.Instructions {
+			if ins.IsKfuncCall() && slices.Contains(stayCalls(), ins.Reference()) {
+				calls++
+			}
+		}
+		if want := map[bool]int{false: 0, true: len(stayCalls())}[has]; calls != want || len(p.Instructions) != before {
+			t.Errorf("the kernel has them: %v: %d calls in %d instructions, want %d in %d", has, calls, len(p.Instructions), want, before)
+		}
+	}
+}
