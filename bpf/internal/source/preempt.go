@@ -174,15 +174,15 @@ func (f *Features) SRCUTracepoints() bool {
 	return f.kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
 }
 
-// stayCalls are the kernel functions by which a program says so.
-func stayCalls() []string {
-	return []string{"bpf_preempt_disable", "bpf_preempt_enable", "bpf_local_irq_save", "bpf_local_irq_restore"}
-}
-
 // stays tells whether a program may say where it is not to be preempted, and call its global functions there: so it is since 7.0, and an
 // older kernel's programs on tracepoints are preempted nowhere. Up to 6.12 others than those are guarded by an SRCU of that name.
 func (f *Features) stays() bool {
 	return f.SRCUTracepoints() && hasFunc(f.kernel, "bpf_local_irq_save")
+}
+
+// stayCalls are the kernel functions by which a program says where it is not to be preempted.
+func stayCalls() []string {
+	return []string{"bpf_preempt_disable", "bpf_preempt_enable", "bpf_local_irq_save", "bpf_local_irq_restore"}
 }
 
 // leaveOutStays takes those calls out that the kernel does not have, and that are not made then. The library would look for them in the

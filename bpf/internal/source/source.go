@@ -304,11 +304,12 @@ func (s Source) open(f *Features, opts Options, names ...string) (*Objects, erro
 		}
 	}
 	for name, p := range spec.Programs {
-		p.KernelVersion = anyVersion
-		leaveOutStays(p, func(name string) bool { return hasFunc(f.kernel, name) })
 		if !slices.Contains(wanted, name) {
 			delete(spec.Programs, name)
+			continue
 		}
+		p.KernelVersion = anyVersion
+		leaveOutStays(p, func(name string) bool { return hasFunc(f.kernel, name) })
 	}
 	if len(names) == 1 {
 		for _, name := range mapsOfPair() {
