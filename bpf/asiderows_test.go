@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -294,7 +295,15 @@ func another(dir string) int {
 
 // startAnother starts a process that holds what the test does.
 func startAnother(t *testing.T, dir string) {
+	if err := os.WriteFile(filepath.Join(dir, pidFile), []byte(strconv.Itoa(startSleeper(t, nil))), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// startSleeper starts a process that does nothing until the test ends.
+func startSleeper(t *testing.T, attr *syscall.SysProcAttr) (pid int) {
 	cmd := exec.Command("sleep", "1000")
+	cmd.SysProcAttr = attr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -304,9 +313,7 @@ func startAnother(t *testing.T, dir string) {
 		}
 		_ = cmd.Wait()
 	})
-	if err := os.WriteFile(filepath.Join(dir, pidFile), []byte(strconv.Itoa(cmd.Process.Pid)), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	return cmd.Process.Pid
 }
 
 func perfAnother(dir string) error { return perfEvent(another(dir), -1, unix.PerfBitExcludeKernel) }
