@@ -109,8 +109,13 @@ func mergedKeys(a, b vector) map[string]bool {
 	return keys
 }
 
-// evaluate returns the values by their labels. Over a range they are the last.
-func (p *prometheusServer) evaluate(ctx context.Context, endpoint string, values url.Values) (vector, error) {
+// A sample is a series as Prometheus answers, with its value: over a range the last.
+type sample struct {
+	labels labels
+	value  float64
+}
+
+func (p *prometheusServer) samples(ctx context.Context, endpoint string, values url.Values) ([]sample, error) {
 	var data struct {
 		Result []struct {
 			Metric labels
@@ -121,7 +126,7 @@ func (p *prometheusServer) evaluate(ctx context.Context, endpoint string, values
 	if err := p.ask(ctx, endpoint, values, &data); err != nil {
 		return nil, err
 	}
-	v := vector{}
+	var all []sample
 	for _, series := range data.Result {
 		if len(series.Values) > 0 {
 			series.Value = series.Values[len(series.Values)-1]
@@ -130,9 +135,22 @@ func (p *prometheusServer) evaluate(ctx context.Context, endpoint string, values
 		if err != nil {
 			return nil, fmt.Errorf("a sample: %w", err)
 		}
-		name := series.Metric["__name__"]
-		delete(series.Metric, "__name__")
-		v[line{labels: series.Metric}.name(name)] = value
+		all = append(all, sample{series.Metric, value})
+	}
+	return all, nil
+}
+
+// evaluate returns the values by their labels. Over a range they are the last.
+func (p *prometheusServer) evaluate(ctx context.Context, endpoint string, values url.Values) (vector, error) {
+	all, err := p.samples(ctx, endpoint, values)
+	if err != nil {
+		return nil, err
+	}
+	v := vector{}
+	for _, s := range all {
+		name := s.labels["__name__"]
+		delete(s.labels, "__name__")
+		v[line{labels: s.labels}.name(name)] = s.value
 	}
 	return v, nil
 }

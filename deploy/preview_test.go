@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"html/template"
+	"maps"
 	"net/url"
 	"os"
 	"os/exec"
@@ -84,59 +85,47 @@ type drawnRow struct {
 // answer asks for a panel's query and lays its series out as rows.
 func (p *drawnPanel) answer(t *testing.T, prometheus *prometheusServer, expr string) {
 	t.Helper()
-	var data struct {
-		Result []struct {
-			Metric labels
-			Value  [2]any
-		}
-	}
-	if err := prometheus.ask(t.Context(), "query", url.Values{"query": {expr}, "time": {strconv.Itoa(end)}}, &data); err != nil {
+	all, err := prometheus.samples(t.Context(), "query", url.Values{"query": {expr}, "time": {strconv.Itoa(end)}})
+	if err != nil {
 		t.Fatalf("%s: %v", p.Title, err)
 	}
-	byRow, highest := map[string]map[string]float64{}, 0.0
-	for _, series := range data.Result {
-		value, err := strconv.ParseFloat(fmt.Sprint(series.Value[1]), 64)
-		if err != nil {
-			t.Fatal(err)
-		}
-		highest = max(highest, value)
-		if who := series.Metric["who"]; who != "" { // the matrix
-			if byRow[who] == nil {
-				byRow[who] = map[string]float64{}
-			}
-			byRow[who][series.Metric["capability"]] = value
-			continue
-		}
-		row := drawnRow{value: value}
-		for _, column := range []string{"state", "cluster", "namespace", "owner", "node", "process", "capability"} {
-			if slices.ContainsFunc(data.Result, func(s struct {
-				Metric labels
-				Value  [2]any
-			},
-			) bool {
-				return s.Metric[column] != ""
-			}) {
-				row.Cells = append(row.Cells, series.Metric[column])
-				if len(p.Rows) == 0 {
-					p.Columns = append(p.Columns, column)
-				}
-			}
+	columns := func(names ...string) []string {
+		return slices.DeleteFunc(names, func(name string) bool {
+			return !slices.ContainsFunc(all, func(s sample) bool { return s.labels[name] != "" })
+		})
+	}
+	if len(columns("who")) > 0 {
+		p.matrix(all)
+		return
+	}
+	p.Columns = columns("state", "cluster", "namespace", "owner", "node", "process", "capability")
+	for _, s := range all {
+		row := drawnRow{value: s.value}
+		for _, column := range p.Columns {
+			row.Cells = append(row.Cells, s.labels[column])
 		}
 		if p.Value() != "" {
-			row.Cells = append(row.Cells, inUnit(value, p.FieldConfig.Defaults.Unit))
+			row.Cells = append(row.Cells, inUnit(s.value, p.FieldConfig.Defaults.Unit))
 		}
 		p.Rows = append(p.Rows, row)
 	}
+	p.sort()
+}
+
+// matrix lays them out by who and by capability.
+func (p *drawnPanel) matrix(all []sample) {
+	byRow, columns, highest := map[string]map[string]float64{}, map[string]bool{}, 0.0
+	for _, s := range all {
+		who, capability := s.labels["who"], s.labels["capability"]
+		if byRow[who] == nil {
+			byRow[who] = map[string]float64{}
+		}
+		byRow[who][capability], columns[capability] = s.value, true
+		highest = max(highest, s.value)
+	}
+	p.Columns = slices.Sorted(maps.Keys(columns))
 	for who, cells := range byRow {
 		row := drawnRow{Cells: []string{who}, Share: []float64{0}}
-		for _, of := range byRow {
-			for capability := range of {
-				if !slices.Contains(p.Columns, capability) {
-					p.Columns = append(p.Columns, capability)
-				}
-			}
-		}
-		slices.Sort(p.Columns)
 		for _, capability := range p.Columns {
 			text := ""
 			if value, has := cells[capability]; has {
@@ -147,6 +136,11 @@ func (p *drawnPanel) answer(t *testing.T, prometheus *prometheusServer, expr str
 		}
 		p.Rows = append(p.Rows, row)
 	}
+	p.sort()
+}
+
+// sort puts those with the most first.
+func (p *drawnPanel) sort() {
 	slices.SortStableFunc(p.Rows, func(a, b drawnRow) int { return cmp.Compare(b.value, a.value) })
 }
 

@@ -35,15 +35,14 @@ type ruleGroup struct {
 // new or hidden use of CAP_SYS_ADMIN, and what looks as if somebody made room to hide.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
-	var rules struct {
-		Groups []ruleGroup
+	var groups []ruleGroup
+	for _, name := range []string{"prometheus/rules.yml", "prometheus/owners.yml"} {
+		var file struct {
+			Groups []ruleGroup
+		}
+		parse(t, name, &file)
+		groups = append(groups, file.Groups...)
 	}
-	var owners struct {
-		Groups []ruleGroup
-	}
-	parse(t, "prometheus/rules.yml", &rules)
-	parse(t, "prometheus/owners.yml", &owners)
-	rules.Groups = append(rules.Groups, owners.Groups...)
 	var tests struct {
 		RuleFiles          []string `yaml:"rule_files"`
 		EvaluationInterval string   `yaml:"evaluation_interval"`
@@ -86,7 +85,7 @@ func TestAlerts(t *testing.T) {
 		variables["/d/"+d.UID] = d.Templating.List
 	}
 	pages := map[string]bool{}
-	for _, group := range rules.Groups {
+	for _, group := range groups {
 		for _, rule := range group.Rules {
 			if rule.Record != "" {
 				continue
