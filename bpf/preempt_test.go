@@ -200,7 +200,7 @@ func interrupted(args []string) error {
 			return nil
 		}
 	}
-	if err := stayOn(0); err != nil { // as the threads to come do
+	if err := stayOn(0); err != nil {
 		return err
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -234,17 +234,31 @@ func interrupted(args []string) error {
 		return err
 	}
 	go func() { _, _ = io.Copy(io.Discard, receiver) }()
+	sending := make(chan error, 1)
 	go func() {
+		// Packets come out on the CPU that sent the first of them, and this may be a thread from before the other went to its own.
+		runtime.LockOSThread()
+		if err := stayOn(0); err != nil {
+			sending <- err
+			return
+		}
 		packet := make([]byte, 500)
 		_ = raw.Write(func(fd uintptr) (done bool) {
 			for {
 				// Without MSG_EOR many packets would be sent as one.
 				if err := unix.Send(int(fd), packet, unix.MSG_EOR|unix.MSG_DONTWAIT); err != nil {
+					select {
+					case sending <- nil:
+					default:
+					}
 					return !errors.Is(err, unix.EAGAIN)
 				}
 			}
 		})
 	}()
+	if err := <-sending; err != nil {
+		return err
+	}
 	return ask()
 }
 
