@@ -138,7 +138,7 @@ func TestBinaryUnderMemoryLimits(t *testing.T) {
 		return n
 	}
 	for _, limit := range []int{12, 20} {
-		if n := needs(limit, 4096); n != 30 {
+		if n := needs(limit, 4096); n != 34 {
 			t.Errorf("with %d MiB it needs %d", limit, n)
 		}
 	}
@@ -147,9 +147,9 @@ func TestBinaryUnderMemoryLimits(t *testing.T) {
 		limits = limits[:1]
 	}
 	for _, series := range limits {
-		enough := 30
+		enough := 34
 		if !chargesMaps(t) {
-			enough = needs(30, series)
+			enough = needs(34, series)
 			if most := needs(enough-1, series); most != enough {
 				t.Errorf("needs %d MiB, and %d", enough, most)
 			}

@@ -147,8 +147,8 @@ func TestTooLittleMemory(t *testing.T) {
 		err   string // of Start
 		fits  string // the error of Fits
 	}{
-		{limit: toStart - 1, err: "too little memory: the limit of its cgroup is 30 MiB, and it needs about 30 MiB, to start", fits: "needs about 41 MiB"},
-		{limit: toStart + 10<<20, fits: "the limit of its cgroup is 40 MiB, and it needs about 41 MiB, 11 MiB of them for what the kernel counts in, with --series.limit=4096"},
+		{limit: toStart - 1, err: "too little memory: the limit of its cgroup is 34 MiB, and it needs about 34 MiB, to start", fits: "needs about 45 MiB"},
+		{limit: toStart + 10<<20, fits: "the limit of its cgroup is 44 MiB, and it needs about 45 MiB, 11 MiB of them for what the kernel counts in, with --series.limit=4096"},
 		{limit: toStart + 11<<20},
 	} {
 		m := Memory{test.limit, slog.New(slog.DiscardHandler)}

@@ -22,7 +22,7 @@ const (
 	// mostly for reading the kernel's types, for the verifier, and for what
 	// processes hold and other security modules refuse; and with all series in
 	// use, scraped and looked at by many (make bench-scrape).
-	toStart   = 30 << 20
+	toStart   = 34 << 20
 	toServe   = 40 << 20
 	forSeries = 11 << 9 // each
 )
