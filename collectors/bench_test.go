@@ -43,7 +43,7 @@ func full(slots int) *bpf.Snapshot {
 
 // One scrape with both tables full, without its encoding.
 func BenchmarkCollect(b *testing.B) {
-	collector := New(&fakeTracer{info: tracepointInfo, snapshot: full(4096)}, nil)
+	collector := New(&fakeTracer{info: tracepointInfo, snapshot: full(4096)}, fakeHoldings{}, nil)
 	b.ReportAllocs()
 	for b.Loop() {
 		metrics := make(chan prometheus.Metric, 1000)
@@ -95,7 +95,7 @@ func TestScrapeCost(t *testing.T) {
 	}
 	const most = 1.5
 	for _, slots := range []int{4096, 65536} {
-		ours := New(&fakeTracer{info: tracepointInfo, snapshot: full(slots)}, nil)
+		ours := New(&fakeTracer{info: tracepointInfo, snapshot: full(slots)}, fakeHoldings{}, nil)
 		handler := func(c prometheus.Collector) http.Handler {
 			registry := prometheus.NewRegistry()
 			registry.MustRegister(c)

@@ -33,17 +33,20 @@ type part interface {
 // snapshot for each scrape, so that the numbers of a scrape agree with each other.
 type Collector struct {
 	tracer    Tracer
+	holdings  Holdings
 	source    source
 	parts     []part
 	workloads *workloads
 	failed    *prometheus.Desc
 }
 
-// New returns the collector of a tracer's metrics. pods may be nil.
-func New(tracer Tracer, pods Pods) *Collector {
+// New returns the collector of a tracer's metrics. holdings tell of whom else
+// than who asks there are series (see [NewHoldings]). pods may be nil.
+func New(tracer Tracer, holdings Holdings, pods Pods) *Collector {
 	checks := newChecks()
 	return &Collector{
 		tracer:    tracer,
+		holdings:  holdings,
 		source:    newSource(),
 		parts:     []part{checks, newRefusals(), newCallSites(), newLosses()},
 		workloads: newWorkloads(pods),
@@ -74,7 +77,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) {
 	for _, p := range c.parts {
 		p.collect(snapshot, ch)
 	}
-	c.workloads.collect(snapshot, ch) // the last that needs it, and not for long
+	c.workloads.collect(snapshot, c.holdings.Held().Counts, ch) // the last that needs it, and not for long
 }
 
 // desc returns the description of a metric without constant labels.

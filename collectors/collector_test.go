@@ -25,9 +25,9 @@ var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
 func TestGolden(t *testing.T) {
 	tests := map[string]prometheus.Collector{
-		"realistic.prom":    New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, nil),
-		"fresh.prom":        New(&fakeTracer{info: tracepointInfo, snapshot: &bpf.Snapshot{Attached: attached, SeriesLimit: 4096}}, nil),
-		"asides.prom":       New(&fakeTracer{info: tracepointInfo, snapshot: setAside()}, nil),
+		"realistic.prom":    New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, fakeHoldings{}, nil),
+		"fresh.prom":        New(&fakeTracer{info: tracepointInfo, snapshot: &bpf.Snapshot{Attached: attached, SeriesLimit: 4096}}, fakeHoldings{}, nil),
+		"asides.prom":       New(&fakeTracer{info: tracepointInfo, snapshot: setAside()}, fakeHoldings{}, nil),
 		"held.prom":         NewHoldings(fakeHoldings{holding()}, attached),
 		"refused.prom":      NewHoldings(fakeHoldings{bpf.Held{Refused: "off"}}, attached),
 		"bounds.prom":       NewBounds(fakeBounds{}, attached),
@@ -69,7 +69,7 @@ func TestGolden(t *testing.T) {
 func TestPedanticRegistry(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
 	tracer := &fakeTracer{info: fexitInfo, snapshot: realistic()}
-	registry.MustRegister(New(tracer, nil), NewCapabilities(HeldByProcess), NewHoldings(fakeHoldings{holding()}, attached))
+	registry.MustRegister(New(tracer, fakeHoldings{holding()}, nil), NewCapabilities(HeldByProcess), NewHoldings(fakeHoldings{holding()}, attached))
 	for scrape := 1; scrape <= 3; scrape++ {
 		if _, err := registry.Gather(); err != nil {
 			t.Fatal(err)
@@ -78,7 +78,7 @@ func TestPedanticRegistry(t *testing.T) {
 			t.Fatalf("%d snapshots were taken for %d scrapes", tracer.snapshots, scrape)
 		}
 	}
-	if err := registry.Register(New(tracer, nil)); !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
+	if err := registry.Register(New(tracer, fakeHoldings{}, nil)); !errors.As(err, new(prometheus.AlreadyRegisteredError)) {
 		t.Errorf("a second collector was registered: %v", err)
 	}
 }
@@ -98,7 +98,7 @@ func (l *lockedTracer) Snapshot() (*bpf.Snapshot, error) {
 // Scrapes may overlap; the race detector has to find nothing.
 func TestConcurrentScrapes(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(New(&lockedTracer{fakeTracer: fakeTracer{info: fexitInfo, snapshot: realistic()}}, nil))
+	registry.MustRegister(New(&lockedTracer{fakeTracer: fakeTracer{info: fexitInfo, snapshot: realistic()}}, fakeHoldings{}, nil))
 	var scrapes sync.WaitGroup
 	for range 8 {
 		scrapes.Go(func() {
@@ -113,7 +113,7 @@ func TestConcurrentScrapes(t *testing.T) {
 func TestScrapeFailsWithTheCause(t *testing.T) {
 	cause := errors.New("look up map sites: bad file descriptor")
 	tests := map[string]prometheus.Collector{
-		"snapshot":     New(&fakeTracer{info: tracepointInfo, err: cause}, nil),
+		"snapshot":     New(&fakeTracer{info: tracepointInfo, err: cause}, fakeHoldings{}, nil),
 		"capabilities": NewCapabilities(func() ([]cap.Value, error) { return nil, cause }),
 	}
 	for name, collector := range tests {
@@ -141,7 +141,7 @@ func TestScrapeFailsWithTheCause(t *testing.T) {
 // What is known without a snapshot is still told to who can do with a part.
 func TestSourceIsExposedWithoutSnapshot(t *testing.T) {
 	registry := prometheus.NewPedanticRegistry()
-	registry.MustRegister(New(&fakeTracer{info: tracepointInfo, err: errors.New("no")}, nil))
+	registry.MustRegister(New(&fakeTracer{info: tracepointInfo, err: errors.New("no")}, fakeHoldings{}, nil))
 	families, err := registry.Gather()
 	if err == nil {
 		t.Error("gathering did not fail")
@@ -167,7 +167,7 @@ capability_exporter_source_refused_info{reason="absent",source="fexit"} 1
 capability_exporter_source_refused_info{reason="absent",source="tracepoint"} 1
 capability_exporter_source_refused_info{reason="memlock",source="fexit"} 1
 `
-	collector := New(&fakeTracer{info: info, snapshot: realistic()}, nil)
+	collector := New(&fakeTracer{info: info, snapshot: realistic()}, fakeHoldings{}, nil)
 	if err := testutil.CollectAndCompare(collector, strings.NewReader(want), "capability_exporter_source_refused_info"); err != nil {
 		t.Error(err)
 	}

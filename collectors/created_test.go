@@ -80,7 +80,7 @@ func TestCreatedTimestamps(t *testing.T) {
 // With _created samples the OpenMetrics text has one for each counter series
 // and every line is well-formed.
 func TestOpenMetricsCreatedSamples(t *testing.T) {
-	families := gather(t, New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, nil))
+	families := gather(t, New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, fakeHoldings{}, nil))
 	text := string(encode(t, families, expfmt.TypeOpenMetrics, expfmt.WithCreatedLines()))
 
 	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")

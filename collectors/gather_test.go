@@ -28,7 +28,7 @@ func gather(t *testing.T, collector prometheus.Collector) []*dto.MetricFamily {
 func gatherByName(t *testing.T, s *bpf.Snapshot) map[string]*dto.MetricFamily {
 	t.Helper()
 	families := make(map[string]*dto.MetricFamily)
-	for _, family := range gather(t, New(&fakeTracer{info: tracepointInfo, snapshot: s}, nil)) {
+	for _, family := range gather(t, New(&fakeTracer{info: tracepointInfo, snapshot: s}, fakeHoldings{}, nil)) {
 		families[family.GetName()] = family
 	}
 	return families

@@ -78,13 +78,17 @@ func infoLabels() []string {
 	return []string{"cgroup", "container_id", "kind", "namespace", "pod", "pod_uid", "unit", "workload"}
 }
 
-// of returns the metrics of a scrape's slots, whose are whose.
-func (i *info) of(s *bpf.Snapshot, whose []who, scrape uint64) []*infoMetric {
+// of returns the metrics of a scrape's slots, whose are whose, and of who holds
+// something, and may have asked for nothing.
+func (i *info) of(s *bpf.Snapshot, whose []who, holders []holder, scrape uint64) []*infoMetric {
 	i.scrape = scrape
 	for at := range s.Workloads {
 		if slot := &s.Workloads[at]; slot.Count > 0 && !slot.Overflow {
 			i.see(whose[at].workload, &slot.Cgroup)
 		}
+	}
+	for _, h := range holders {
+		i.see(h.workload, h.cgroup)
 	}
 	if scrape%keptScrapes == 0 {
 		i.forget()

@@ -36,8 +36,14 @@ func (f *fakePods) Names(uids map[string]bool) map[string]workload.PodName {
 // told is what is exposed of workloads, "workload: container namespace/pod" each, in the order in which it comes.
 func told(t *testing.T, w *workloads, at time.Time, slots ...bpf.WorkloadCount) []string {
 	t.Helper()
-	ch := make(chan prometheus.Metric, 3*len(slots)+10)
-	w.collect(&bpf.Snapshot{Time: at, Attached: attached, Workloads: slots}, ch)
+	return toldOf(t, w, at, nil, slots...)
+}
+
+// toldOf is told where somebody holds something, too.
+func toldOf(t *testing.T, w *workloads, at time.Time, held []bpf.HeldCount, slots ...bpf.WorkloadCount) []string {
+	t.Helper()
+	ch := make(chan prometheus.Metric, 3*len(slots)+len(held)+10)
+	w.collect(&bpf.Snapshot{Time: at, Attached: attached, Workloads: slots}, held, ch)
 	close(ch)
 	var all []string
 	for m := range ch {
@@ -90,6 +96,25 @@ func TestInfoIsOfTheNewestCgroup(t *testing.T) {
 		if got := told(t, w, attached, test.slots...); !slices.Equal(got, test.want) {
 			t.Errorf("%s: told %q, want %q", test.what, got, test.want)
 		}
+	}
+}
+
+// Who holds something and has asked for nothing has a series, too, and a name to go with it.
+func TestInfoOfWhoHolds(t *testing.T) {
+	pods := &fakePods{known: map[string]workload.PodName{strings.TrimPrefix(thePod, "pod/"): {Namespace: "default", Pod: "web-0"}}}
+	w := newWorkloads(pods)
+	inNewest := holds(inPod("2"), false, 0, 1, cap.CHOWN) // its cgroup's number is 7
+	nobody := holds("", false, 1, 0)
+	nobody.Overflow = true
+	held := []bpf.HeldCount{holds("/system.slice/ssh.service", false, 1, 0), inNewest, holds(inPod("2"), true, 0, 1, cap.KILL), nobody}
+	if got, want := toldOf(t, w, attached, held), []string{thePod + ": 222 default/web-0", "ssh.service:  /"}; !slices.Equal(got, want) {
+		t.Errorf("holding: told %q, want %q", got, want)
+	}
+	if got, want := toldOf(t, w, after(1), held[1:], inCgroup(6, inPod("1"))), []string{thePod + ": 222 default/web-0"}; !slices.Equal(got, want) {
+		t.Errorf("holding, and asking in an older cgroup: told %q, want %q", got, want)
+	}
+	if got := toldOf(t, w, after(2), nil); len(got) != 0 {
+		t.Errorf("neither: told %q", got)
 	}
 }
 

@@ -13,10 +13,10 @@ import (
 )
 
 // lastOf takes in a snapshot, and is what is then exposed, by "capability result workload": seconds after the program was attached.
-func lastOf(t *testing.T, w *workloads, s *bpf.Snapshot) map[string]float64 {
+func lastOf(t *testing.T, w *workloads, s *bpf.Snapshot, held ...bpf.HeldCount) map[string]float64 {
 	t.Helper()
 	all := map[string]float64{}
-	metrics := w.metrics(s).last
+	metrics := w.metrics(s, held).last
 	for i := range metrics {
 		var metric dto.Metric
 		if err := metrics[i].Write(&metric); err != nil {
@@ -82,6 +82,16 @@ func TestLastChecks(t *testing.T) {
 				t.Errorf("%v, want %v", got, test.want)
 			}
 		})
+	}
+}
+
+// TestLastChecksOfWhoHolds: a workload that has no series left but of what it holds used that when it did.
+func TestLastChecksOfWhoHolds(t *testing.T) {
+	w := newWorkloads(nil)
+	lastOf(t, w, &bpf.Snapshot{Time: after(10), Workloads: []bpf.WorkloadCount{counted("/a", "x", cap.SYS_ADMIN, 5), counted("/b", "x", cap.SYS_ADMIN, 5)}, SeriesLimit: 64})
+	got := lastOf(t, w, &bpf.Snapshot{Time: after(20), SeriesLimit: 64}, holds("/a", false, 1, 0))
+	if want := map[string]float64{"CAP_SYS_ADMIN granted /a": 5}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
 	}
 }
 

@@ -14,7 +14,7 @@ func TestMemoryOfASeries(t *testing.T) {
 	const slots, mostKept, mostMade = 1 << 14, 1020, 200
 	snapshot := full(slots)
 	snapshot.Sites = nil
-	collector := New(&fakeTracer{info: tracepointInfo, snapshot: snapshot}, nil)
+	collector := New(&fakeTracer{info: tracepointInfo, snapshot: snapshot}, fakeHoldings{}, nil)
 	scrape := func() {
 		metrics := make(chan prometheus.Metric, 1000)
 		go func() {

@@ -115,6 +115,23 @@ func (n *whoNames) of(slot *bpf.WorkloadCount, scrape uint64) who {
 	return who{n.workloads.of(slot.Cgroup, scrape), n.processes.of(slot.Process, scrape)}
 }
 
+// holder is a workload that holds a capability, by one of its cgroups.
+type holder struct {
+	workload *word
+	cgroup   *bpf.Cgroup
+}
+
+func (n *whoNames) holders(held []bpf.HeldCount, scrape uint64) []holder {
+	all := make([]holder, 0, len(held))
+	for i := range held {
+		if count := &held[i]; !count.Overflow {
+			all = append(all, holder{n.workloads.of(count.Cgroup, scrape), &count.Cgroup})
+		}
+	}
+	return all
+}
+
+// forget lets go of names after a scrape of so many slots.
 func (n *whoNames) forget(slots int, scrape uint64) {
 	n.workloads.forget(slots, scrape)
 	n.processes.forget(slots, scrape)

@@ -19,7 +19,7 @@ func slotOf(path string, count uint64) bpf.WorkloadCount {
 func exposed(t *testing.T, w *workloads, slots ...bpf.WorkloadCount) []string {
 	t.Helper()
 	ch := make(chan prometheus.Metric, 3*len(slots)+10)
-	w.collect(&bpf.Snapshot{Attached: attached, Workloads: slots}, ch)
+	w.collect(&bpf.Snapshot{Attached: attached, Workloads: slots}, nil, ch)
 	close(ch)
 	var all []string
 	for m := range ch {
@@ -71,7 +71,7 @@ func TestContainersOfAPodAreOneSeries(t *testing.T) {
 		{[]bpf.WorkloadCount{in(0, "2", 8, 1), in(3, "3", 4, 120)}, "12"},
 	} {
 		ch := make(chan prometheus.Metric, 10)
-		w.collect(&bpf.Snapshot{Attached: attached, Workloads: test.slots}, ch)
+		w.collect(&bpf.Snapshot{Attached: attached, Workloads: test.slots}, nil, ch)
 		close(ch)
 		got := 0
 		for m := range ch {

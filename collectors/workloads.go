@@ -82,7 +82,7 @@ type workloadMetrics struct {
 
 // collect needs the snapshot no longer than until all is summed, which is when
 // its metrics begin to be encoded: both together are most of what a scrape takes.
-func (w *workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
+func (w *workloads) collect(s *bpf.Snapshot, held []bpf.HeldCount, ch chan<- prometheus.Metric) {
 	var overflow uint64
 	for i := range s.Workloads {
 		if slot := &s.Workloads[i]; slot.Overflow || slot.Process.Kind == bpf.ProcessOther {
@@ -94,7 +94,7 @@ func (w *workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
 	ch <- gauge(w.seriesLimit, float64(s.SeriesLimit))
 	ch <- counter(w.evicted, s.Evicted, s.Attached)
 
-	metrics := w.metrics(s) // whoever waits for the channel waits without the lock
+	metrics := w.metrics(s, held) // whoever waits for the channel waits without the lock
 	send(metrics.checks, ch)
 	send(metrics.fallbacks, ch)
 	send(metrics.probes, ch)
@@ -106,7 +106,7 @@ func (w *workloads) collect(s *bpf.Snapshot, ch chan<- prometheus.Metric) {
 	}
 }
 
-func (w *workloads) metrics(s *bpf.Snapshot) (m workloadMetrics) {
+func (w *workloads) metrics(s *bpf.Snapshot, held []bpf.HeldCount) (m workloadMetrics) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.scrape++
@@ -117,6 +117,7 @@ func (w *workloads) metrics(s *bpf.Snapshot) (m workloadMetrics) {
 			whose[i] = w.names.of(&slots[i], w.scrape)
 		}
 	}
+	holders := w.names.holders(held, w.scrape)
 	m.checks = w.checks.of(len(slots), func(yield func(workloadCheck, sum) bool) {
 		for i := range slots {
 			if !yield(workloadCheck{slots[i].Check, whose[i]}, sumOf(&slots[i])) {
@@ -126,7 +127,7 @@ func (w *workloads) metrics(s *bpf.Snapshot) (m workloadMetrics) {
 	})
 	m.fallbacks, m.probes = w.asides.of(slots, whose)
 	m.last = w.last.of(s, whose, &w.names, w.scrape)
-	m.info = w.info.of(s, whose, w.scrape)
-	w.names.forget(len(slots), w.scrape)
+	m.info = w.info.of(s, whose, holders, w.scrape)
+	w.names.forget(len(slots)+len(held), w.scrape)
 	return m
 }

@@ -119,6 +119,8 @@ type madeUpNode struct{}
 
 func (madeUpNode) Info() bpf.Info { return bpf.Info{Source: bpf.SourceFexit} }
 
+func (madeUpNode) Held() bpf.Held { return bpf.Held{} }
+
 func (madeUpNode) Snapshot() (*bpf.Snapshot, error) {
 	admin, raw := bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, bpf.Check{Capability: uint8(cap.NET_RAW), Denied: true}
 	net := bpf.Check{Capability: uint8(cap.NET_ADMIN), Denied: true}
@@ -144,7 +146,7 @@ func ownSeries(t *testing.T) []joinInput {
 	t.Helper()
 	pods := madeUpPods{webUID: {Namespace: "default", Pod: "web-0"}, dbUID: {Namespace: "default", Pod: "db-0"}, staticUID: {Namespace: "kube-system", Pod: "etcd-a"}}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.New(madeUpNode{}, pods))
+	registry.MustRegister(collectors.New(madeUpNode{}, madeUpNode{}, pods))
 	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)

@@ -89,7 +89,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	if err := settle(e, cfg, tracer, logger); err != nil {
 		return err
 	}
-	metrics := collectors.New(tracer, names)
+	metrics := collectors.New(tracer, tracer, names)
 	if err := errors.Join(registry.Register(metrics), registry.Register(collectors.NewHoldings(tracer, started))); err != nil {
 		return fmt.Errorf("registering the metrics: %w", err)
 	}
