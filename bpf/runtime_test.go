@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"capability_exporter/bpf/internal/programs"
+	"capability_exporter/bpf/internal/testprog"
 )
 
 // passRound is the helper that makes checks of so many kinds whenever it is its turn, and then gives the CPU to the next of a ring:
@@ -134,13 +135,7 @@ func runTimes(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer stats.Close()
-	one := false
-	tr, err := Open(Options{pair: &one, SeriesLimit: 16384})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer tr.Close()
-	program := tr.objects.Programs[0]
+	var program *ebpf.Program
 	average := func(f func()) float64 {
 		ns, runs := spent(t, program)
 		f()
@@ -158,8 +153,32 @@ func runTimes(t *testing.T) string {
 			}
 		}
 	}
+	oneKey, manyKeys := loop(50_000, hostname), func() { ring(t, 40, 16, 300) }
 	var out strings.Builder
 	fmt.Fprintf(&out, "\nby the kernel's own clock, ns a run, medians of 9 (one CPU)\n")
+
+	// What a program costs there that does nothing: the machine's share in what comes next.
+	empty := load2(t, testprog.Empty)
+	attached, err := empty.Attach()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program = empty.Program
+	var alone, among []float64
+	for range 9 {
+		alone, among = append(alone, average(oneKey)), append(among, average(manyKeys))
+	}
+	attached.Close()
+	fmt.Fprintf(&out, "  %-44s %20s %8.2f\n", "an empty program, one key", spread(alone), 1.)
+	fmt.Fprintf(&out, "  %-44s %20s %8.2f\n", "an empty program, 640 keys in turn", spread(among), median(among)/median(alone))
+
+	one := false
+	tr, err := Open(Options{pair: &one, SeriesLimit: 16384})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	program = tr.objects.Programs[0]
 	row := func(name string, base float64, f func()) float64 {
 		var took []float64
 		f()
@@ -177,8 +196,8 @@ func runTimes(t *testing.T) string {
 		fmt.Fprintf(&out, "  %-44s %20s %8.2f   %.2f %% not in the cache\n", name, spread(took), m/base, 100*float64(slowRuns(t, tr)-slow)/(runs2-runs))
 		return m
 	}
-	ordinary := row("ordinary: one key, audited", 0, loop(50_000, hostname))
-	row("640 keys in turn: 40 programs, 16 kinds", ordinary, func() { ring(t, 40, 16, 300) })
+	ordinary := row("ordinary: one key, audited", 0, oneKey)
+	row("640 keys in turn: 40 programs, 16 kinds", ordinary, manyKeys)
 	row("the first check of a turn: 2 programs in turn", ordinary, func() { ring(t, 2, 1, 5000) })
 
 	// A new key: what as many processes of new names take more than those of one name.
