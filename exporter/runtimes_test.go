@@ -1,6 +1,10 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
+	"cmp"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -16,14 +20,14 @@ import (
 	"capability_exporter/exporter/internal/web"
 )
 
-// TestRuntimes has a real systemd run the exporter, by the unit that is shipped, and systemd, logind, machined, runc, containerd
-// and Podman each start somebody who is granted one capability and denied another. He is counted under the name that README has
-// for him, and what else is told of him is what the runtime itself says.
+// TestRuntimes has a real systemd run the exporter, by the unit that is shipped, and systemd, logind, machined, runc, containerd,
+// Docker and Podman each start somebody who is granted one capability and denied another. He is counted under the name that README
+// has for him, and what else is told of him is what the runtime itself says.
 func TestRuntimes(t *testing.T) {
 	if os.Getenv(prebuilt) == "" || !exists("/run/systemd/system") || !exists("/usr/bin/podman") {
 		t.Skip("runs in a guest that has a systemd and container runtimes of its own (make test-vm)")
 	}
-	const pod, wrong = podUID, "9b2ad1e0-54c7-4c0e-8f6a-3c1d0e9f7a25"
+	const pod, besteffort, wrong = podUID, "5d0b7c1e-9f42-4be3-a7d6-20c8e1f3b964", "9b2ad1e0-54c7-4c0e-8f6a-3c1d0e9f7a25"
 	// The unit has the folder in its own view of the file system, if it is there.
 	if err := os.MkdirAll("/var/log/pods/default_web-0_"+pod, 0o755); err != nil {
 		t.Fatal(err)
@@ -31,11 +35,11 @@ func TestRuntimes(t *testing.T) {
 	if err := os.Link(self(t), asker); err != nil {
 		t.Fatal(err)
 	}
-	r := runtimes{root: rootOfContainers(t)}
-	r.writeUnits(t)
+	r := runtimes{root: rootOfContainers(t), image: pauseImage(t)}
+	r.writeFiles(t)
 	p := startUnit(t)
+	output(t, "systemctl", "start", "--no-block", "docker.service", dockerWithoutSystemd) // and containerd with them
 
-	asked := map[string]float64{"CAP_SETGID granted": 1, "CAP_SYS_NICE denied": 1}
 	workloads := map[string]bool{}
 	for _, row := range []struct {
 		name  string
@@ -50,18 +54,19 @@ func TestRuntimes(t *testing.T) {
 		{"runc", r.runc},
 		{"containerd", r.containerd},
 		{"pod", func(t *testing.T) runtimeWorkload { return r.pod(t, pod) }},
-		{"pod without systemd", func(t *testing.T) runtimeWorkload { return r.podWithoutSystemd(t, wrong) }},
+		{"pod without systemd", func(t *testing.T) runtimeWorkload { return r.podWithoutSystemd(t, besteffort) }},
+		{"pod by mistake", func(t *testing.T) runtimeWorkload { return r.podByMistake(t, wrong) }},
 		{"podman", r.podman},
+		{"podman without root", r.podmanWithoutRoot},
 		{"quadlet", r.quadlet},
 		{"nspawn", r.nspawn},
+		{"docker", r.docker},
+		{"docker without systemd", r.dockerWithoutSystemd},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			started := row.start(t)
-			want := asked
-			if started.ordinary {
-				want = map[string]float64{"CAP_SETGID denied": 1, "CAP_SYS_NICE denied": 1}
-			}
-			p.waitForAsks(t, started.workload, want)
+			setgid := "CAP_SETGID " + cmp.Or(started.setgid, "granted")
+			p.waitForAsks(t, started.workload, map[string]float64{setgid: 1, "CAP_SYS_NICE denied": 1})
 			labels := started.says(t)
 			got := p.info(t)[started.workload]
 			for name, want := range labels {
@@ -97,7 +102,10 @@ const (
 	unitName  = "capability_exporter.service"
 	knownUnit = "ce-known.service"
 	// userID is who logs in.
-	userID, userName = "1000", "somebody"
+	userID, userName, userHome = 1000, "somebody", "/home/somebody"
+	userManager                = "user@1000.service"
+	// imageName is of the one image that there is.
+	imageName = "localhost/pause:1"
 	// patience is for a guest whose machine does much else.
 	patience = 3 * time.Minute
 )
@@ -105,18 +113,19 @@ const (
 // runtimeWorkload is what a runtime has started.
 type runtimeWorkload struct {
 	workload string
-	ordinary bool // no root
+	setgid   string // what is said to CAP_SETGID, where that is not "granted"
 	// says asks the runtime for what ought to be the labels of capability_workload_info.
 	says func(*testing.T) map[string]string
 }
 
 // runtimes start the asker, each in its own manner.
 type runtimes struct {
-	root string // of containers
+	root  string // of containers
+	image string // a file
 }
 
-// writeUnits writes the files of units, Podman's among them, which it makes one of.
-func (r runtimes) writeUnits(t *testing.T) {
+// writeFiles writes those of units, Podman's among them, which it makes one of, the engines' configuration, and a user.
+func (r runtimes) writeFiles(t *testing.T) {
 	t.Helper()
 	const service = "[Service]\nExecStart=" + asker + "\nEnvironment=" + askerRole + "\nCapabilityBoundingSet=CAP_SETGID\n"
 	writeFile(t, "/etc/systemd/system/"+knownUnit, service)
@@ -126,6 +135,43 @@ func (r runtimes) writeUnits(t *testing.T) {
 	}
 	writeFile(t, "/etc/containers/systemd/ce-quadlet.container",
 		"[Container]\nContainerName=ce-quadlet\nRootfs="+r.root+"\nExec=/asker\nEnvironment="+askerRole+"\nNetwork=none\n")
+
+	writeFile(t, "/etc/hosts", "127.0.0.1 localhost\n") // which containerd copies
+	writeFile(t, "/etc/resolv.conf", "")
+	writeFile(t, "/etc/containerd/config.toml", `version = 2
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "`+imageName+`"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+options = {SystemdCgroup = true}
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.`+handlerWithoutSystemd+`]
+runtime_type = "io.containerd.runc.v2"
+options = {SystemdCgroup = false}
+`)
+	writeFile(t, "/etc/docker/daemon.json", `{"bridge": "none", "iptables": false, "storage-driver": "vfs"}`)
+	writeFile(t, "/etc/systemd/system/"+dockerWithoutSystemd, "[Unit]\nWants=containerd.service\nAfter=containerd.service\n"+
+		"[Service]\nType=notify\nDelegate=yes\nExecStart=/usr/sbin/dockerd --exec-opt=native.cgroupdriver=cgroupfs"+
+		" --containerd=/run/containerd/containerd.sock --containerd-namespace=other --containerd-plugins-namespace=other-plugins"+
+		" --host=unix:///run/other/docker.sock --pidfile=/run/other/docker.pid --exec-root=/run/other/exec --data-root=/var/lib/other\n"+
+		"RuntimeDirectory=other\n")
+
+	users, err := os.OpenFile("/etc/passwd", os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer users.Close()
+	if _, err := fmt.Fprintf(users, "%s:*:%d:%d::%s:/bin/sh\n", userName, userID, userID, userHome); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"/etc/subuid", "/etc/subgid"} {
+		writeFile(t, file, userName+":100000:65536\n")
+	}
+	if err := os.MkdirAll(userHome, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chown(userHome, userID, userID); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func writeFile(t *testing.T, path, content string) {
@@ -146,6 +192,41 @@ func rootOfContainers(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return root
+}
+
+// pauseImage has a program that does nothing, as a pod's sandbox wants, and is a file that each engine reads (docker-save(1)).
+func pauseImage(t *testing.T) string {
+	t.Helper()
+	pause, err := os.ReadFile("/usr/bin/catatonit")
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := archive(t, map[string][]byte{"pause": pause})
+	config := fmt.Appendf(nil, `{"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/pause", "-P"]},
+		"rootfs": {"type": "layers", "diff_ids": ["sha256:%x"]}}`, sha256.Sum256(layer))
+	manifest := []byte(`[{"Config": "config.json", "RepoTags": ["` + imageName + `"], "Layers": ["layer.tar"]}]`)
+	image := filepath.Join(worldReadable(t), "image.tar")
+	writeFile(t, image, string(archive(t, map[string][]byte{"manifest.json": manifest, "config.json": config, "layer.tar": layer})))
+	return image
+}
+
+// archive puts files that may be executed into one that tar(1) reads.
+func archive(t *testing.T, files map[string][]byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for name, content := range files {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o755, Size: int64(len(content))}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(content); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 const askerRole = helperRole + "=" + helperStay
@@ -173,16 +254,8 @@ func (runtimes) scope(t *testing.T) runtimeWorkload {
 
 // session logs in, by PAM, as login(1), sshd(8) and cron(8) do.
 func (runtimes) session(t *testing.T) runtimeWorkload {
-	users, err := os.OpenFile("/etc/passwd", os.O_APPEND|os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer users.Close()
-	if _, err := fmt.Fprintf(users, "%s:*:%s:%s::/:/bin/sh\n", userName, userID, userID); err != nil {
-		t.Fatal(err)
-	}
 	stays(t, "su", "--login", userName, "--command", "exec env "+askerRole+" "+asker)
-	return runtimeWorkload{workload: "user-1000.slice/session-*.scope", ordinary: true, says: func(t *testing.T) map[string]string {
+	return runtimeWorkload{workload: "user-1000.slice/session-*.scope", setgid: "denied", says: func(t *testing.T) map[string]string {
 		for line := range strings.Lines(output(t, "loginctl", "--no-legend", "list-sessions")) {
 			// The user's manager has one, too, in its own service.
 			scope := output(t, "loginctl", "show-session", "--value", "--property=Scope", strings.Fields(line)[0])
@@ -200,18 +273,25 @@ func (runtimes) session(t *testing.T) runtimeWorkload {
 // user is a unit of the manager that logind has started for who is logged in.
 func (runtimes) user(t *testing.T) runtimeWorkload {
 	const unit = "ce-app.service"
-	as := func(args ...string) string {
-		t.Helper()
-		return output(t, append([]string{"setpriv", "--reuid=" + userID, "--regid=" + userID, "--clear-groups",
-			"env", "XDG_RUNTIME_DIR=/run/user/" + userID}, args...)...)
-	}
-	as("systemd-run", "--user", "--unit="+unit, "--setenv="+askerRole, asker)
-	manager := "user@" + userID + ".service"
-	return runtimeWorkload{workload: manager + "/" + unit, ordinary: true, says: func(*testing.T) map[string]string {
-		cgroup := as("systemctl", "--user", "show", "--value", "--property=ControlGroup", unit)
-		return map[string]string{"kind": "unit", "unit": manager, "cgroup": cgroup}
+	byUser(t, "systemd-run", "--user", "--unit="+unit, "--setenv="+askerRole, asker)
+	return runtimeWorkload{workload: userManager + "/" + unit, setgid: "denied", says: func(t *testing.T) map[string]string {
+		cgroup := byUser(t, "systemctl", "--user", "show", "--value", "--property=ControlGroup", unit)
+		return map[string]string{"kind": "unit", "unit": userManager, "cgroup": cgroup}
 	}}
 }
+
+// byUser has who is logged in do what he is told.
+func byUser(t *testing.T, args ...string) string {
+	t.Helper()
+	id := strconv.Itoa(userID)
+	return output(t, slices.Concat([]string{
+		"setpriv", "--reuid=" + id, "--regid=" + id, "--clear-groups",
+		"env", "HOME=" + userHome, "XDG_RUNTIME_DIR=/run/user/" + id, usersStorage,
+	}, args)...)
+}
+
+// usersStorage has his Podman try out nothing else.
+const usersStorage = "STORAGE_DRIVER=vfs"
 
 func (r runtimes) runc(t *testing.T) runtimeWorkload {
 	bundle := worldReadable(t)
@@ -250,18 +330,21 @@ func saysContainerd(t *testing.T, id string) map[string]string {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(output(t, "ctr", "tasks", "list")) {
-		fields := strings.Fields(line)
-		if fields[0] != id {
-			continue
+		if fields := strings.Fields(line); fields[0] == id {
+			return map[string]string{"container_id": told.ID, "cgroup": cgroupOf(t, fields[1])}
 		}
-		cgroup, err := os.ReadFile("/proc/" + fields[1] + "/cgroup")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return map[string]string{"container_id": told.ID, "cgroup": strings.TrimSpace(strings.TrimPrefix(string(cgroup), "0::"))}
 	}
 	t.Fatalf("containerd has no task of %s", id)
 	return nil
+}
+
+func cgroupOf(t *testing.T, pid string) string {
+	t.Helper()
+	cgroup, err := os.ReadFile("/proc/" + pid + "/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(strings.TrimPrefix(string(cgroup), "0::"))
 }
 
 func (r runtimes) containerd(t *testing.T) runtimeWorkload {
@@ -273,20 +356,29 @@ func (r runtimes) containerd(t *testing.T) runtimeWorkload {
 	}}
 }
 
-// pod asks containerd for what a kubelet asks it for.
+// pod asks containerd for what a kubelet that goes by systemd asks it for.
 func (r runtimes) pod(t *testing.T, uid string) runtimeWorkload {
-	id := "0a" + container[2:]
-	r.ctr(t, id, "--runc-systemd-cgroup", "--cgroup", podParent(uid)+":cri-containerd:"+id)
+	id := r.startPod(t, "web-0", uid, "/kubepods.slice/kubepods-burstable.slice/"+podParent(uid), "")
 	return runtimeWorkload{workload: "pod/" + uid, says: func(t *testing.T) map[string]string {
-		labels := saysContainerd(t, id)
+		labels := r.saysCRI(t, id)
 		maps.Copy(labels, saysUnit("cri-containerd-"+id+".scope")(t))
 		labels["kind"], labels["pod_uid"], labels["namespace"], labels["pod"] = "pod", uid, "default", "web-0"
 		return labels
 	}}
 }
 
-// podWithoutSystemd is the same where runc has not been told to have systemd make the cgroup.
+// podWithoutSystemd is what one asks for that makes folders itself.
 func (r runtimes) podWithoutSystemd(t *testing.T, uid string) runtimeWorkload {
+	id := r.startPod(t, "web-1", uid, "/kubepods/besteffort/pod"+uid, handlerWithoutSystemd)
+	return runtimeWorkload{workload: "pod/" + uid, says: func(t *testing.T) map[string]string {
+		labels := r.saysCRI(t, id)
+		labels["kind"], labels["pod_uid"], labels["unit"] = "pod", uid, ""
+		return labels
+	}}
+}
+
+// podByMistake is a pod with systemd where runc has not been told to have systemd make the cgroup.
+func (r runtimes) podByMistake(t *testing.T, uid string) runtimeWorkload {
 	id := "0b" + container[2:]
 	r.ctr(t, id, "--cgroup", podParent(uid)+":cri-containerd:"+id)
 	return runtimeWorkload{workload: "pod/" + uid, says: func(t *testing.T) map[string]string {
@@ -303,24 +395,46 @@ func podParent(uid string) string {
 func (r runtimes) podman(t *testing.T) runtimeWorkload {
 	id := output(t, "podman", "run", "--detach", "--network=none", "--env="+askerRole, "--rootfs", r.root, "/asker")
 	return runtimeWorkload{workload: "container/" + id[:12], says: func(t *testing.T) map[string]string {
-		labels := saysPodman(t, id)
+		labels := saysPodman(t, output, id)
 		labels["kind"], labels["unit"] = "container", "libpod-"+id+".scope"
 		labels["cgroup"] += "/container" // crun's, of which Podman does not tell
 		return labels
 	}}
 }
 
-func saysPodman(t *testing.T, container string) map[string]string {
+// saysPodman asks the Podman of root, by output, or that of the user.
+func saysPodman(t *testing.T, run func(*testing.T, ...string) string, container string) map[string]string {
 	t.Helper()
-	id, cgroup, _ := strings.Cut(output(t, "podman", "inspect", "--format={{.Id}} {{.State.CgroupPath}}", container), " ")
+	id, cgroup, _ := strings.Cut(run(t, "podman", "inspect", "--format={{.Id}} {{.State.CgroupPath}}", container), " ")
 	return map[string]string{"container_id": id, "cgroup": cgroup}
+}
+
+// podmanWithoutRoot starts a container in a user namespace of its own, whose cgroup the user's manager makes.
+func (r runtimes) podmanWithoutRoot(t *testing.T) runtimeWorkload {
+	root := rootOfContainers(t)
+	if err := os.Chown(root, userID, userID); err != nil { // he makes what to mount on
+		t.Fatal(err)
+	}
+	// In a session: within a unit, Podman leaves the container's monitor in that.
+	id := output(t, "su", "--login", userName, "--command",
+		usersStorage+" podman run --detach --network=none --env="+askerRole+" --rootfs "+root+" /asker")
+	return runtimeWorkload{
+		workload: userManager + "/container/" + id[:12],
+		setgid:   "granted userns",
+		says: func(t *testing.T) map[string]string {
+			labels := saysPodman(t, byUser, id)
+			labels["kind"], labels["unit"] = "container", userManager
+			labels["cgroup"] += "/container"
+			return labels
+		},
+	}
 }
 
 // quadlet has Podman make a unit, which has the container's cgroup inside its own.
 func (r runtimes) quadlet(t *testing.T) runtimeWorkload {
 	output(t, "systemctl", "start", "ce-quadlet.service")
 	return runtimeWorkload{workload: "ce-quadlet.service", says: func(t *testing.T) map[string]string {
-		return map[string]string{"kind": "unit", "unit": "ce-quadlet.service", "cgroup": saysPodman(t, "ce-quadlet")["cgroup"]}
+		return map[string]string{"kind": "unit", "unit": "ce-quadlet.service", "cgroup": saysPodman(t, output, "ce-quadlet")["cgroup"]}
 	}}
 }
 
@@ -331,6 +445,41 @@ func (r runtimes) nspawn(t *testing.T) runtimeWorkload {
 		labels := saysUnit(output(t, "machinectl", "show", "--value", "--property=Unit", "ce-machine"))(t)
 		labels["kind"] = "machine"
 		labels["cgroup"] += "/payload"
+		return labels
+	}}
+}
+
+const (
+	dockerWithoutSystemd       = "ce-docker.service"
+	dockerWithoutSystemdSocket = "unix:///run/other/docker.sock"
+)
+
+func (r runtimes) docker(t *testing.T) runtimeWorkload {
+	return r.runDocker(t, "docker.service", "unix:///run/docker.sock", func(id string) map[string]string {
+		return saysUnit("docker-" + id + ".scope")(t)
+	})
+}
+
+// dockerWithoutSystemd has a daemon that makes folders itself.
+func (r runtimes) dockerWithoutSystemd(t *testing.T) runtimeWorkload {
+	return r.runDocker(t, dockerWithoutSystemd, dockerWithoutSystemdSocket, func(string) map[string]string {
+		return map[string]string{"unit": ""}
+	})
+}
+
+func (r runtimes) runDocker(t *testing.T, daemon, socket string, unit func(id string) map[string]string) runtimeWorkload {
+	t.Helper()
+	output(t, "systemctl", "start", daemon) // waits until it has started
+	docker := func(t *testing.T, args ...string) string {
+		t.Helper()
+		return output(t, append([]string{"docker", "--host=" + socket}, args...)...)
+	}
+	docker(t, "load", "--quiet", "--input="+r.image)
+	id := docker(t, "run", "--detach", "--network=host", "--env="+askerRole, "--volume="+asker+":/asker", imageName, "/asker")
+	return runtimeWorkload{workload: "container/" + id[:12], says: func(t *testing.T) map[string]string {
+		id, pid, _ := strings.Cut(docker(t, "inspect", "--format={{.Id}} {{.State.Pid}}", id), " ")
+		labels := unit(id)
+		labels["kind"], labels["container_id"], labels["cgroup"] = "container", id, cgroupOf(t, pid)
 		return labels
 	}}
 }
@@ -392,7 +541,7 @@ func stays(t *testing.T, args ...string) {
 // startUnit installs the exporter as its unit's file says.
 func startUnit(t *testing.T) *process {
 	t.Helper()
-	writeFile(t, "/etc/default/capability_exporter", "ARGS=--held.interval=1s\n")
+	writeFile(t, "/etc/default/capability_exporter", "ARGS=--held.interval=5s\n")
 	output(t, "install", "-m", "0755", exporter(t), "/usr/local/bin/")
 	output(t, "install", "-m", "0644", filepath.Join(filepath.Dir(exporter(t)), unitName), "/etc/systemd/system/")
 	output(t, "systemctl", "enable", "--now", unitName)
@@ -459,14 +608,18 @@ func (p *process) asksByWorkload(t *testing.T) map[string]map[string]float64 {
 	asks := map[string]map[string]float64{}
 	for _, metric := range p.series(t, "capability_workload_checks_total") {
 		labels := labelsOf(metric)
-		if labels["process"] != filepath.Base(asker) || labels["scope"] != "host" {
+		if labels["process"] != filepath.Base(asker) {
 			continue
 		}
 		workload := labels["workload"]
 		if asks[workload] == nil {
 			asks[workload] = map[string]float64{}
 		}
-		asks[workload][labels["capability"]+" "+labels["result"]] += value(metric)
+		ask := labels["capability"] + " " + labels["result"]
+		if labels["scope"] != "host" {
+			ask += " " + labels["scope"]
+		}
+		asks[workload][ask] += value(metric)
 	}
 	return asks
 }
