@@ -29,7 +29,9 @@ type Bounds interface {
 	AnswersGivenUp() uint64
 }
 
-// BoundsCollector exposes them. All are there from the first scrape on, also at 0.
+// BoundsCollector exposes them. Lines of the log that are lost begin at 0, for an
+// alert on a single one; the others are there once there are any: seven series
+// that nearly always are 0, of which alerts wait for a quarter of an hour.
 type BoundsCollector struct {
 	bounds        Bounds
 	since         time.Time
@@ -64,11 +66,21 @@ func (c *BoundsCollector) Describe(ch chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (c *BoundsCollector) Collect(ch chan<- prometheus.Metric) {
 	ch <- counter(c.logLines, c.bounds.LogLinesDropped(), c.since)
-	ch <- counter(c.announcements, c.bounds.AnnouncementsOverBudget(), c.since, "budget")
-	ch <- counter(c.announcements, c.bounds.AnnouncementsDropped(), c.since, "queue")
-	ch <- counter(c.announcements, c.bounds.AnnouncementsNotShown(), c.since, "page")
-	ch <- counter(c.clients, c.bounds.ConnectionsClosed(), c.since, "connections")
-	ch <- counter(c.clients, c.bounds.ScrapesRefused(), c.since, "scrapes")
-	ch <- counter(c.clients, c.bounds.FiltersRefused(), c.since, "filters")
-	ch <- counter(c.clients, c.bounds.AnswersGivenUp(), c.since, "unread")
+	for _, bound := range []struct {
+		desc    *prometheus.Desc
+		reached uint64
+		reason  string
+	}{
+		{c.announcements, c.bounds.AnnouncementsOverBudget(), "budget"},
+		{c.announcements, c.bounds.AnnouncementsDropped(), "queue"},
+		{c.announcements, c.bounds.AnnouncementsNotShown(), "page"},
+		{c.clients, c.bounds.ConnectionsClosed(), "connections"},
+		{c.clients, c.bounds.ScrapesRefused(), "scrapes"},
+		{c.clients, c.bounds.FiltersRefused(), "filters"},
+		{c.clients, c.bounds.AnswersGivenUp(), "unread"},
+	} {
+		if bound.reached > 0 {
+			ch <- counter(bound.desc, bound.reached, c.since, bound.reason)
+		}
+	}
 }

@@ -47,7 +47,7 @@ func TestCreatedTimestamps(t *testing.T) {
 		want           time.Time
 	}{
 		{"capability_checks_total", "yes CAP_SYS_ADMIN granted host", attached},
-		{"capability_checks_total", "yes CAP_CHOWN granted host", attached}, // never happened
+		{"capability_checks_total", "yes CAP_SYS_MODULE granted host", attached}, // never happened
 		{"capability_exporter_borrowed_checks_total", "CAP_SYS_ADMIN granted host", attached},
 		{"capability_exporter_ended_checks_total", "CAP_SYS_ADMIN granted host", attached},
 		// What is counted for the whole machine, since there is a program to count it.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
 	"capability_exporter/bpf"
 )
@@ -37,10 +38,18 @@ type HoldingsCollector struct {
 // namespaces, and in them processes that hold any set.
 const maxHeldSeries = 4096
 
-const heldHelp = `Processes of which a thread has the capability permitted, as last looked at. Those that hold all that the kernel knows stand under capability="all" alone. What there is no room for stands under workload="_other".`
+const heldHelp = `Processes of which a thread has the capability permitted, as last looked at. Those that hold all that the kernel knows stand under capability="all" alone; capability="most" is each capability that has no series of its own beside it, capability="default" each such one that container engines give by default. What there is no room for stands under workload="_other".`
 
-// allCapabilities stands for a full set, which would be forty series.
-const allCapabilities = "all"
+const (
+	// allCapabilities stands for a full set, which would be forty series.
+	allCapabilities = "all"
+	// mostCapabilities and defaultCapabilities stand for each capability of a set
+	// that has no series beside it: of all that there are, of which a service
+	// manager takes away what is on a list, and of those that container engines
+	// give to root. They would be nearly forty, and fourteen for each container.
+	mostCapabilities    = "most"
+	defaultCapabilities = "default"
+)
 
 // NewHoldings returns the collector of what has been looked at since then.
 func NewHoldings(holdings Holdings, since time.Time) *HoldingsCollector {
@@ -123,6 +132,7 @@ func (c *HoldingsCollector) metrics(counts []bpf.HeldCount) []prometheus.Metric 
 			add(heldKey{Capability(uint8(capability)), scope, workload}, n)
 		}
 	}
+	fold(sums)
 	keys := make([]heldKey, 0, len(sums))
 	for key := range sums {
 		keys = append(keys, key)
@@ -135,4 +145,56 @@ func (c *HoldingsCollector) metrics(counts []bpf.HeldCount) []prometheus.Metric 
 		metrics = append(metrics, gauge(c.held, float64(sums[key]), key.capability, key.scope, key.workload))
 	}
 	return metrics
+}
+
+// fold has one series stand for a set of capabilities where as many of a
+// workload's processes hold more than half of it. The others of the set keep, or
+// get, a series of their own: nothing is lost.
+func fold(sums map[heldKey]uint64) {
+	var every []cap.Value
+	for capability := range cap.Value(cap.NamedCount) {
+		every = append(every, capability)
+	}
+	engines := []cap.Value{ // Docker's, and containerd's for Kubernetes
+		cap.CHOWN, cap.DAC_OVERRIDE, cap.FOWNER, cap.FSETID, cap.KILL, cap.SETGID, cap.SETUID, cap.SETPCAP,
+		cap.NET_BIND_SERVICE, cap.NET_RAW, cap.SYS_CHROOT, cap.MKNOD, cap.AUDIT_WRITE, cap.SETFCAP,
+	}
+	holders := make(map[heldKey]bool)
+	for key := range sums {
+		key.capability = ""
+		holders[key] = true
+	}
+	for holder := range holders {
+		if !foldInto(sums, holder, mostCapabilities, every) {
+			foldInto(sums, holder, defaultCapabilities, engines)
+		}
+	}
+}
+
+// foldInto has one series stand for a set that a holder has most of, if he has.
+func foldInto(sums map[heldKey]uint64, holder heldKey, name string, set []cap.Value) bool {
+	of := func(capability cap.Value) heldKey {
+		return heldKey{Capability(uint8(capability)), holder.scope, holder.workload}
+	}
+	alike := make(map[uint64]int) // how many capabilities so many processes hold
+	for _, capability := range set {
+		if n := sums[of(capability)]; n > 0 {
+			alike[n]++
+		}
+	}
+	for n, capabilities := range alike {
+		if capabilities <= len(set)/2 {
+			continue
+		}
+		for _, capability := range set {
+			if key := of(capability); sums[key] == n {
+				delete(sums, key)
+			} else {
+				sums[key] += 0
+			}
+		}
+		sums[heldKey{name, holder.scope, holder.workload}] = n
+		return true
+	}
+	return false
 }

@@ -78,8 +78,8 @@ func infoLabels() []string {
 	return []string{"cgroup", "container_id", "kind", "namespace", "pod", "pod_uid", "unit", "workload"}
 }
 
-// of returns the metrics of a scrape's slots, whose are whose, and of who holds
-// something, and may have asked for nothing.
+// of returns the metrics of a scrape's slots, whose are whose, and of pods and
+// containers that hold something, and may have asked for nothing.
 func (i *info) of(s *bpf.Snapshot, whose []who, holders []holder, scrape uint64) []*infoMetric {
 	i.scrape = scrape
 	for at := range s.Workloads {
@@ -87,8 +87,10 @@ func (i *info) of(s *bpf.Snapshot, whose []who, holders []holder, scrape uint64)
 			i.see(whose[at].workload, &slot.Cgroup)
 		}
 	}
-	for _, h := range holders {
-		i.see(h.workload, h.cgroup)
+	for _, h := range holders { // of others that ask for nothing the name says it all, and an idle machine has a dozen
+		if is := describe(h.cgroup); is.Kind == workload.KindPod || is.Kind == workload.KindContainer {
+			i.see(h.workload, h.cgroup)
+		}
 	}
 	if scrape%keptScrapes == 0 {
 		i.forget()

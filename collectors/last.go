@@ -3,12 +3,14 @@ package collectors
 import (
 	"cmp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
 	"capability_exporter/bpf"
+	"capability_exporter/collectors/workload"
 )
 
 // mostLastChecks are exposed, the latest: twice as many as there are series by
@@ -17,6 +19,8 @@ const mostLastChecks = 1 << 13
 
 // lastChecks exposes when a workload last made checks of a capability. That
 // outlives the series that counted them, for as long as the workload has any.
+// What was made to set the workload up is not its own: each container would have
+// six series that tell when it was started.
 // What is known stands with the workload's name.
 type lastChecks struct {
 	desc   *prometheus.Desc
@@ -39,7 +43,7 @@ type lastCheck struct {
 func newLastChecks(common pairs) *lastChecks {
 	return &lastChecks{
 		desc: desc("capability_workload_last_check_timestamp_seconds",
-			"When audited checks of a capability by a workload were last seen to have been made since the exporter started, some seconds late.",
+			"When audited checks of a capability by a workload were last seen to have been made since the exporter started, some seconds late. Those of the container runtime or service manager that sets it up are not its own.",
 			"capability", "result", "workload"),
 		common: common,
 	}
@@ -56,7 +60,7 @@ func (l *lastChecks) of(s *bpf.Snapshot, whose []who, names *whoNames, scrape ui
 		l.time = s.Time
 	}
 	for i := range s.Workloads {
-		if slot := &s.Workloads[i]; slot.Count > 0 {
+		if slot := &s.Workloads[i]; slot.Count > 0 && !bySetUp(slot) {
 			c := l.check(whose[i].workload, slot.Check)
 			c.at, c.scrape = max(c.at, slot.Grown.UnixMilli()), scrape
 		}
@@ -95,6 +99,25 @@ func (l *lastChecks) of(s *bpf.Snapshot, whose []who, names *whoNames, scrape ui
 		m.gauge.Value = &m.value
 	}
 	return metrics
+}
+
+// bySetUp tells whether checks are of who sets a workload up before there is a
+// program of its own: a container runtime in a container, the service manager in
+// a unit. The rules of first uses go by the same names.
+func bySetUp(slot *bpf.WorkloadCount) bool {
+	if slot.Process.Kind != bpf.ProcessFile {
+		return false
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(slot.Process.Name, "memfd:"), "_cloned:") // as a runtime copies itself
+	switch name {
+	case "runc", "crun", "youki", "conmon":
+		is := describe(&slot.Cgroup)
+		return is.Kind == workload.KindPod || is.Kind == workload.KindContainer
+	case "systemd", "systemd-executor":
+		is := describe(&slot.Cgroup)
+		return is.Kind == workload.KindUnit && is.Name != "init.scope" && !strings.Contains(is.Name, "/") // a user's manager is the user's
+	}
+	return false
 }
 
 // later orders by time, the latest first, and always in the same way: of those of one time each scrape shows the same.

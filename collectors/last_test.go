@@ -71,6 +71,15 @@ func TestLastChecks(t *testing.T) {
 		"not counted":                {[][]bpf.WorkloadCount{{uncounted}}, map[string]float64{}},
 		"no slot":                    {[][]bpf.WorkloadCount{{other}, {other}}, map[string]float64{"CAP_CHOWN granted _other": 5}},
 		"so called itself":           {[][]bpf.WorkloadCount{{other}, {other, counted("/_other", "x", chown, 15)}}, map[string]float64{"CAP_CHOWN granted _other": 5, "CAP_CHOWN granted /_other": 15}},
+		"set up": {[][]bpf.WorkloadCount{{
+			counted(inPod("4"), "runc", admin, 5), counted(inPod("4"), "memfd:runc_cloned:/proc/self/exe", chown, 6), counted("/system.slice/docker-"+digits("6")+".scope", "crun", admin, 7),
+			counted("/system.slice/web.service", "systemd", admin, 8), counted("/system.slice/web.service", "systemd-executor", chown, 9),
+			counted("/system.slice/web.service", "web", cap.KILL, 10), counted(inPod("4"), "systemd", cap.KILL, 11),
+		}}, map[string]float64{"CAP_KILL granted web.service": 10, "CAP_KILL granted pod/12fdc709-933e-41d0-917f-cd84de9afa94": 11}},
+		"nothing that is set up": {[][]bpf.WorkloadCount{{
+			counted("/init.scope", "systemd", admin, 5), counted("/system.slice/containerd.service", "runc", admin, 6), counted("/a", "runcible", admin, 7),
+			counted("/user.slice/user-1000.slice/user@1000.service/app.slice/web.service", "systemd", admin, 8),
+		}}, map[string]float64{"CAP_SYS_ADMIN granted init.scope": 5, "CAP_SYS_ADMIN granted containerd.service": 6, a: 7, "CAP_SYS_ADMIN granted user@1000.service/web.service": 8}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorkloads(nil)

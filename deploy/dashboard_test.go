@@ -446,6 +446,7 @@ func (f *maker) pods(number int, each labels) {
 	for _, end := range []string{"zx2bq", "zx2bx"} {
 		f.gauge(info, 1, each, labels{"kind": "pod", "workload": "pod/" + end, "namespace": "namespace-1", "pod": pod + end})
 	}
+	f.gauge("capability_held_processes", 2, each, labels{"capability": "most", "scope": "host", "workload": "idle.service"})
 	f.gauge(info, 1, each, labels{"kind": "pod", "workload": "pod/other", "namespace": "namespace-0", "pod": "owner-1-0"}) // a StatefulSet
 }
 
@@ -509,6 +510,10 @@ func (f *maker) holders(number int, each labels) {
 	hold(steps, root, "all")
 	for c := range 3 + number {
 		use(root, fmt.Sprint("CAP_", c))
+	}
+	if number == 1 {
+		hold(steps, labels{"owner": "usual", "namespace": "namespace-1"}, "default")
+		use(labels{"owner": "usual", "namespace": "namespace-1"}, "CAP_0")
 	}
 	if number == 0 {
 		hold(steps, labels{"owner": "root.service"}, "all")
@@ -781,6 +786,8 @@ func (f fleet) fleetPanels() map[string]shown {
 		case l.last < steps:
 		case l.labels["capability"] == "all":
 			unused[l.name("", owner...)] = float64(41 - len(used))
+		case l.labels["capability"] == "default":
+			unused[l.name("", owner...)] = float64(14 - len(used))
 		case len(used.of(usedLast, labels{"capability": l.labels["capability"]})) == 0:
 			unused[l.name("", owner...)]++
 		}
@@ -829,6 +836,12 @@ func (f fleet) workloadPanels(c choice) map[string]shown {
 	where := vector{}
 	for _, l := range mine {
 		where[l.name("", "cluster", "instance")]++
+	}
+	for _, l := range f.of("capability_held_processes", nil) { // of a unit that has asked for nothing, all that there is
+		if c.is("owner", l.labels["workload"]) {
+			at := l.name("", "cluster", "instance")
+			where[at] = max(where[at], 1)
+		}
 	}
 	capabilities := f.of(checks, nil).all("capability")
 	asked := f.of("capability_call_site_checks_total", labels{"audited": "yes"}).where(func(l line) bool {

@@ -103,6 +103,7 @@ func checkDashboards(t *testing.T, prometheus *prometheusServer) {
 		"fleet: Nodes without an exporter A", "fleet: Nodes that nobody watches A", "fleet: Coverage by cluster A", "fleet: Who uses CAP_SYS_ADMIN and could do without A",
 		"workload: CAP_SYS_ADMIN where this would do A",
 		"health: Those that are not A", "health: What is refused A", "health: Started again A", "health: What is not there at all A",
+		"health: HTTP clients refused A", "health: Audited checks outside of workload series A", "health: Audited checks outside of workload series B",
 		"health: Evaluation of the rules, of the interval A", "health: Evaluations that failed A",
 	} {
 		empty[panel] = true

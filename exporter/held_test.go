@@ -62,6 +62,12 @@ func (p *process) seesHeld(t *testing.T) {
 func TestBinaryHeld(t *testing.T) {
 	program := copyOf(t, exporter(t))
 	p := startProcess(t, program, withBoth(program, "--web.listen-address=127.0.0.1:0", "--held.interval=1s")...)
+	if os.Getenv("CAPABILITY_EXPORTER_GUEST") != "" { // where nobody else does anything
+		page := p.get(t, "/metrics").body
+		if n := seriesOf(page); n > mostIdle {
+			t.Errorf("%d series, want %d at most:\n%s", n, mostIdle, page)
+		}
+	}
 	p.seesHeld(t)
 	if p.metric(t, "capability_exporter_held_look_seconds") <= 0 {
 		t.Error("it does not say what a look takes")

@@ -75,6 +75,12 @@ func TestRuntimes(t *testing.T) {
 				}
 			}
 			workloads[started.workload] = true
+			switch row.name {
+			case "runc", "containerd", "pod", "pod without systemd", "podman": // what it took to set it up is not its own
+				if used := p.lastChecks(t, started.workload); !maps.Equal(used, map[string]bool{"CAP_SETGID granted": true, "CAP_SYS_NICE denied": true}) {
+					t.Errorf("it is told to have asked last for %v", used)
+				}
+			}
 		})
 	}
 	t.Run("restart", func(t *testing.T) {
@@ -647,4 +653,16 @@ func (p *process) info(t *testing.T) map[string]map[string]string {
 		told[labels["workload"]] = labels
 	}
 	return told
+}
+
+// lastChecks are those of which it is told when a workload made them last.
+func (p *process) lastChecks(t *testing.T, workload string) map[string]bool {
+	t.Helper()
+	checks := map[string]bool{}
+	for _, metric := range p.series(t, "capability_workload_last_check_timestamp_seconds") {
+		if labels := labelsOf(metric); labels["workload"] == workload {
+			checks[labels["capability"]+" "+labels["result"]] = true
+		}
+	}
+	return checks
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
 	versioncollector "github.com/prometheus/client_golang/prometheus/collectors/version"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/version"
 
 	"capability_exporter/bpf"
@@ -57,7 +59,7 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	if err != nil {
 		return err
 	}
-	handler, err := web.NewHandler(web.Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, registry, state, logger)
+	handler, err := web.NewHandler(web.Config{TelemetryPath: cfg.telemetryPath, CreatedSamples: cfg.createdSamples}, asked(registry), state, logger)
 	if err != nil {
 		return err
 	}
@@ -160,7 +162,8 @@ func (b bounds) AnnouncementsNotShown() uint64   { return b.denials.NotShown() }
 func newRegistry(held collectors.Held, bounds *collectors.BoundsCollector) (*prometheus.Registry, error) {
 	registry := prometheus.NewRegistry()
 	err := errors.Join(
-		registry.Register(promcollectors.NewGoCollector()),
+		registry.Register(promcollectors.NewGoCollector(promcollectors.WithGoCollectorMemStatsMetricsDisabled(),
+			promcollectors.WithoutGoCollectorRuntimeMetrics(promcollectors.MetricsAll.Matcher))),
 		registry.Register(promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{})),
 		registry.Register(versioncollector.NewCollector("capability_exporter")),
 		registry.Register(collectors.NewCapabilities(held)),
@@ -170,4 +173,22 @@ func newRegistry(held collectors.Held, bounds *collectors.BoundsCollector) (*pro
 		return nil, fmt.Errorf("registering the metrics of the exporter itself: %w", err)
 	}
 	return registry, nil
+}
+
+// asked leaves out what client_golang's collectors have, and nobody asks an
+// exporter of these counters for. A fleet would pay for it on each node.
+func asked(registry prometheus.Gatherer) prometheus.Gatherer {
+	return prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) {
+		families, err := registry.Gather()
+		return slices.DeleteFunc(families, func(family *dto.MetricFamily) bool {
+			switch family.GetName() {
+			case "go_gc_duration_seconds", // a summary, of seven series
+				"go_memstats_last_gc_time_seconds", "go_threads",
+				"process_network_receive_bytes_total", "process_network_transmit_bytes_total", // of the whole network namespace
+				"process_virtual_memory_bytes", "process_virtual_memory_max_bytes": // says nothing of a Go program
+				return true
+			}
+			return false
+		}), err
+	})
 }

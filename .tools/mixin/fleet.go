@@ -50,9 +50,9 @@ func (c config) fleet() *board {
 			`topk(20, sum by (`+ofOwner+`, capability) (`+over(`outcome="avoidable"`)+`) / on (`+ofOwner+`) group_left () sum by (`+ofOwner+`) (`+over(`outcome="granted", capability="CAP_SYS_ADMIN"`)+`))`,
 			"Share of its checks").
 		table(panel{`The ten worst: most held, least used`,
-			`How many capabilities an owner's processes hold on the host now and have not used in 30 days, or since there is a memory of that (CapabilityHeldUnused tells after 30). A full set counts as 41.`,
+			`How many capabilities an owner's processes hold on the host now and have not used in 30 days, or since there is a memory of that (CapabilityHeldUnused tells after 30). A full set counts as 41, and so does one that is nearly full; what container engines give by default counts as 14.`,
 			"none", `Nobody holds more than he uses, or the exporters do not look (--held.interval=0)`, 12, 10, 10},
-			`topk(10, (41 - (count by (`+ofOwner+`) (`+usedOnce+`) or 0 * `+holdsAll+`) and `+holdsAll+`) or count by (`+ofOwner+`) (last_over_time(owner:capability_held_processes:sum{<<fleet>>}[10m]) unless on (`+ofOwner+`, capability) `+usedOnce+`))`,
+			`topk(10, (41 - (count by (`+ofOwner+`) (`+usedOnce+`) or 0 * `+holdsAll+`) and `+holdsAll+`) or (clamp_min(14 - (count by (`+ofOwner+`) (`+usedOnce+`) or 0 * `+holdsDefault+`), 0) and `+holdsDefault+`) or count by (`+ofOwner+`) (last_over_time(owner:capability_held_processes:sum{<<fleet>>}[10m]) unless on (`+ofOwner+`, capability) `+usedOnce+`))`,
 			"Not used").
 		row("Denials and coverage").
 		table(panel{`Denials that count`,
@@ -86,8 +86,11 @@ func (c config) firstUses(old bool) string {
 // uncovered are nodes without an exporter, as in CapabilityExporterMissing.
 const uncovered = `max by (<<cluster>>, node) (kube_node_info{<<cluster>>=~"$cluster"}) unless on (<<cluster>>, node) label_replace(up{<<fleet>>} == 1, "node", "${1}", "instance", "(.*)")`
 
-// holdsAll are owners of processes that hold all capabilities.
-const holdsAll = `count by (` + ofOwner + `) (last_over_time(owner:capability_held_processes:sum{capability="all", <<fleet>>}[10m]))`
+// holdsAll are owners of processes that hold all capabilities, or nearly all.
+const holdsAll = `count by (` + ofOwner + `) (last_over_time(owner:capability_held_processes:sum{capability=~"all|most", <<fleet>>}[10m]))`
+
+// holdsDefault are owners of processes that hold what container engines give by default.
+const holdsDefault = `count by (` + ofOwner + `) (last_over_time(owner:capability_held_processes:sum{capability="default", <<fleet>>}[10m]))`
 
 // usedOnce are capabilities that an owner is remembered to have used.
 const usedOnce = `last_over_time(owner:capability_used:last_seconds{<<fleet>>}[15m])`

@@ -65,12 +65,12 @@ func (c config) health() *board {
 			"Lost").
 		graph(panel{`Not in the log`,
 			`Announcements: too many had come before (budget), or the log was not read fast enough (queue). All checks are counted all the same.`,
-			"cps", `No exporter`, 12, 8, 5},
+			"cps", `Nothing was dropped`, 12, 8, 5},
 			query{`sum by (reason) (rate(capability_exporter_announcements_dropped_total{<<node>>}[$__rate_interval]))`, `{{reason}}`},
 		).
 		graph(panel{`HTTP clients refused`,
 			`Clients that were hung up on: too many connections, too many scrapes at one time, or an answer that was not read. Prometheus may be among them.`,
-			"cps", `No exporter`, 12, 8, 5},
+			"cps", `Nobody was refused`, 12, 8, 5},
 			query{`sum by (reason) (rate(capability_exporter_http_refused_total{<<node>>}[$__rate_interval]))`, `{{reason}}`},
 		).
 		graph(panel{`Announcements`,

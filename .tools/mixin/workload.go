@@ -28,7 +28,7 @@ func (c config) workload() *board {
 			"Uses").
 		row("Held").
 		table(panel{`Held and not used`,
-			`For how long it has held, on the host, what it has not used in the last 30 days or since that is remembered. "all" is the full set, of which the table beside this one has what is used. What it needed at its start is not seen if it has not been started since then.`,
+			`For how long it has held, on the host, what it has not used in the last 30 days or since that is remembered. "all" is the full set, "most" nearly that, "default" what container engines give, of which the table beside this one has what is used. What it needed at its start is not seen if it has not been started since then.`,
 			"s", `It uses all that it holds, holds nothing, or the exporters do not look (--held.interval=0)`, 12, 9, 50},
 			`topk(50, time() - (`+since+` unless `+used+`))`,
 			"Held for").
@@ -57,7 +57,7 @@ func (c config) workload() *board {
 		table(panel{`Where it runs`,
 			`Machines on which it had any series in the time range, with the number of its pods or units.`,
 			"none", `On none; or it is not told, of many that are one owner (a container, a login session) and where pods' names are not known (--kubernetes.pods-dir)`, 8, 10, 50},
-			`topk(50, count by (<<cluster>>, instance) (`+itsInfo("[$__range]")+`))`,
+			`topk(50, count by (<<cluster>>, instance) (`+itsInfo("[$__range]")+`) or max by (<<cluster>>, instance) (last_over_time(capability_held_processes{workload=~"$owner", <<fleet>>}[$__range]) ^ 0))`,
 			"Workloads").
 		table(panel{`Why: kernel functions that asked on its machines`,
 			`Of the capabilities that it used, or was denied, in the time range: which functions of the kernel asked for them there, by any workload, since the exporters' start. path_mount is a mount. The log has each first use with its own.`,
