@@ -9,8 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	promcollectors "github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
 	"go.yaml.in/yaml/v2"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
 
+	"capability_exporter/bpf"
+	"capability_exporter/collectors"
 	"capability_exporter/dashboards"
 )
 
@@ -145,6 +151,75 @@ func checkDashboardLink(t *testing.T, alert, link string, variables map[string][
 	}
 }
 
+// TestBaseline: the uses of capabilities that the alerts name, and of no others, begin at 0.
+func TestBaseline(t *testing.T) {
+	t.Parallel()
+	var file struct {
+		Groups []ruleGroup
+	}
+	parse(t, "prometheus/rules.yml", &file)
+	named := map[string]bool{}
+	for _, group := range file.Groups {
+		for _, rule := range group.Rules {
+			for _, match := range regexp.MustCompile(`\bcapability=~?"([^"]*)"`).FindAllStringSubmatch(rule.Expr, -1) {
+				is := regexp.MustCompile("^(?:" + match[1] + ")$")
+				for value := range cap.NamedCount {
+					if name := strings.ToUpper(cap.Value(value).String()); is.MatchString(name) {
+						named[name] = true
+					}
+				}
+			}
+		}
+	}
+	zeros := map[string]bool{}
+	for _, match := range regexp.MustCompile(`(?m)^capability_checks_total\{audited="yes",capability="(\w+)",result="granted",scope="host"\} 0$`).
+		FindAllStringSubmatch(read(t, "../collectors/testdata/fresh.prom"), -1) {
+		zeros[match[1]] = true
+	}
+	if len(named) == 0 || !maps.Equal(named, zeros) {
+		t.Errorf("the alerts name %q, and %q begin at 0", slices.Sorted(maps.Keys(named)), slices.Sorted(maps.Keys(zeros)))
+	}
+}
+
+// setUp has been counted of a pod's container alone, and nobody holds anything.
+type setUp []bpf.WorkloadCount
+
+func (setUp) Info() bpf.Info { return bpf.Info{} }
+func (setUp) Held() bpf.Held { return bpf.Held{} }
+func (s setUp) Snapshot() (*bpf.Snapshot, error) {
+	return &bpf.Snapshot{Workloads: s, SeriesLimit: 100}, nil
+}
+
+// TestRuntimesAreTheSame: the rules of first uses and the exporter, which does not take it for a use of the container's, know the same
+// programs to set up containers.
+func TestRuntimesAreTheSame(t *testing.T) {
+	t.Parallel()
+	match := regexp.MustCompile(`"owner", "a container runtime", "process", "(\(memfd:\)\?\(([a-z|]+)\)[^"]*)"`).FindStringSubmatch(read(t, "prometheus/rules.yml"))
+	if match == nil {
+		t.Fatal("the rules know no container runtime")
+	}
+	known := regexp.MustCompile("^(?:" + match[1] + ")$")
+	names := []string{"sh", "runcible", "my-runc", "memfd:sh", "memfd:runc_clone"}
+	for name := range strings.SplitSeq(match[2], "|") {
+		names = append(names, name, "memfd:"+name, "memfd:"+name+"_cloned:/proc/self/exe", name+"_cloned:x")
+	}
+	for _, name := range names {
+		registry := prometheus.NewRegistry()
+		node := setUp{{Check: bpf.Check{Capability: uint8(cap.SYS_ADMIN)}, Cgroup: bpf.Cgroup{ID: 1, Path: containerOf(webUID, webContainer)}, Process: bpf.Process{Name: name}, Count: 1}}
+		registry.MustRegister(collectors.New(node, node, nil))
+		families, err := registry.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := slices.ContainsFunc(families, func(f *dto.MetricFamily) bool {
+			return f.GetName() == "capability_workload_last_check_timestamp_seconds"
+		})
+		if own == known.MatchString(name) {
+			t.Errorf("%s: the rules know it for a runtime: %t, and it makes checks of the container's own: %t", name, known.MatchString(name), own)
+		}
+	}
+}
+
 // exampleConfig is prometheus.yml, all of it.
 type exampleConfig struct {
 	Global map[string]string `yaml:"global"`
@@ -157,7 +232,12 @@ type exampleConfig struct {
 		} `yaml:"alertmanagers"`
 	} `yaml:"alerting"`
 	Scrape []struct {
-		Job    string `yaml:"job_name"`
+		Job  string `yaml:"job_name"`
+		Keep []struct {
+			Source []string `yaml:"source_labels"`
+			Regex  string   `yaml:"regex"`
+			Action string   `yaml:"action"`
+		} `yaml:"metric_relabel_configs"`
 		Static []struct {
 			Targets []string `yaml:"targets"`
 		} `yaml:"static_configs"`
@@ -224,6 +304,124 @@ func TestExampleConfigInKubernetes(t *testing.T) {
 	if len(job.Relabel) != 1 || !slices.Equal(job.Relabel[0].Source, []string{"__meta_kubernetes_pod_node_name"}) || job.Relabel[0].Target != "instance" {
 		t.Errorf("machines are named by %+v", job.Relabel)
 	}
+}
+
+// TestExampleConfigKeeps what the rules and the dashboards that are shipped ask for, and nothing else.
+func TestExampleConfigKeeps(t *testing.T) {
+	t.Parallel()
+	var config exampleConfig
+	parse(t, "prometheus/prometheus.yml", &config)
+	keep := config.Scrape[0].Keep
+	if len(keep) != 1 || !slices.Equal(keep[0].Source, []string{"__name__"}) || keep[0].Action != "keep" {
+		t.Fatalf("it keeps %+v", keep)
+	}
+	kept, err := regexp.Compile("^(?:" + keep[0].Regex + ")$") // as Prometheus does
+	if err != nil {
+		t.Fatal(err)
+	}
+	queries := allQueries(t)
+	patterns := regexp.MustCompile(`__name__=~"([^"]*)"`).FindAllStringSubmatch(queries, -1)
+	asked := 0
+	for name := range exposed(t) {
+		is := regexp.MustCompile(`\b`+name+`\b`).MatchString(queries) || slices.ContainsFunc(patterns, func(pattern []string) bool {
+			return regexp.MustCompile("^(?:" + pattern[1] + ")$").MatchString(name)
+		})
+		if is {
+			asked++
+		}
+		if kept.MatchString(name) != is {
+			t.Errorf("%s is asked for: %t, kept: %t", name, is, kept.MatchString(name))
+		}
+	}
+	if asked < 30 {
+		t.Errorf("only %d metrics are asked for", asked)
+	}
+}
+
+// TestExampleConfigSends what the fleet's dashboard asks for, to where there is nothing else.
+func TestExampleConfigSends(t *testing.T) {
+	t.Parallel()
+	_, comment, _ := strings.Cut(read(t, "prometheus/prometheus.yml"), "# remote_write:\n")
+	match := regexp.MustCompile(`(?m)^# +regex: (.*)$`).FindStringSubmatch(comment)
+	if match == nil {
+		t.Fatal("nothing is sent")
+	}
+	sent := regexp.MustCompile("^(?:" + match[1] + ")$")
+	all, err := dashboards.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fleet := all[slices.IndexFunc(all, func(d *dashboards.Dashboard) bool { return d.Name == "fleet" })]
+	asked := 0
+	for _, query := range fleet.Queries() {
+		for _, name := range regexp.MustCompile(`[a-zA-Z_:][a-zA-Z0-9_:]*\{`).FindAllString(query.Expr, -1) {
+			if name != "kube_node_info{" {
+				asked++
+				if !sent.MatchString(strings.TrimSuffix(name, "{")) {
+					t.Errorf("%s asks for %s, which is not sent", query.Where, name)
+				}
+			}
+		}
+	}
+	if asked < 10 {
+		t.Errorf("it asks for %d", asked)
+	}
+}
+
+// allQueries are those of the rules, of their texts, and of the dashboards.
+func allQueries(t *testing.T) string {
+	t.Helper()
+	var text strings.Builder
+	for _, name := range []string{"prometheus/rules.yml", "prometheus/owners.yml"} {
+		var file struct {
+			Groups []ruleGroup
+		}
+		parse(t, name, &file)
+		for _, group := range file.Groups {
+			for _, rule := range group.Rules {
+				text.WriteString(rule.Expr + "\n" + rule.Annotations["description"] + "\n")
+			}
+		}
+	}
+	all, err := dashboards.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range all {
+		for _, query := range d.Queries() {
+			text.WriteString(query.Expr + "\n")
+		}
+		for _, variable := range d.Templating.List {
+			text.WriteString(variable.Definition + "\n")
+		}
+	}
+	return text.String()
+}
+
+// exposed are the names of all metrics that the exporter may serve, as its own
+// tests have them, and of those that it has of client_golang.
+func exposed(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	pages, err := filepath.Glob("../*/testdata/*.prom")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range append(pages, "../exporter/testdata/metrics.txt") {
+		for _, match := range regexp.MustCompile(`(?m)^# TYPE (\S+) `).FindAllStringSubmatch(read(t, page), -1) {
+			names[match[1]] = true
+		}
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(promcollectors.NewGoCollector(), promcollectors.NewProcessCollector(promcollectors.ProcessCollectorOpts{}))
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		names[family.GetName()] = true
+	}
+	return names
 }
 
 // parse reads YAML, all of which must be known.
