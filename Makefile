@@ -123,6 +123,13 @@ bench-scrape: ## Measure what a scrape costs, and the memory of many, on an idle
 	go test ./collectors -run '^TestScrapeCost$$' -scrape -count=1 -v
 	go test ./exporter -run '^TestMemory$$' -memory -count=1 -v
 
+# NODES and MINUTES are of what is served, as fast as a fleet is scraped.
+NODES   ?= 500
+MINUTES ?= 7
+.PHONY: bench-fleet
+bench-fleet: tools ## Serve 500 nodes with 30 pods each to a Prometheus, and print what they cost it (NODES, MINUTES)
+	go test ./deploy -run '^TestFleetCost$$' -fleet $(NODES) -fleet.time $(MINUTES)m -count=1 -timeout 60m -v
+
 .PHONY: soak
 soak: ## Half an hour of checks, processes, cgroups, scrapes and views: what it holds then, and whether all was counted
 	go test ./exporter -run '^TestSoak$$' -soak 30m -count=1 -timeout 60m -v
