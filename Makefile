@@ -32,6 +32,7 @@ TEST_PACKAGES += iproute2            # ip: CAP_NET_ADMIN by a real program
 TEST_PACKAGES += iputils-ping        # ping: CAP_NET_RAW by a real program
 TEST_PACKAGES += bpftool linux-perf  # which CAP_SYS_ADMIN will do for, too
 TEST_PACKAGES += libpopt0            # what logrotate is linked with
+TEST_PACKAGES += libseccomp2         # what runc is linked with
 TEST_PACKAGES += procps              # ps, kill
 TEST_PACKAGES += strace              # the exporter's system calls, to hold against the unit's filter
 TEST_PACKAGES += chromium            # the landing page, as a browser shows it
@@ -67,7 +68,7 @@ run: build ## Build and run the exporter, as root; flags in ARGS
 .PHONY: test
 test: test-deps ## Install what is missing, then run every check and test
 	bpf/vm/matrix fetch >$(BUILD)/fetch.log 2>&1 & \
-	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd mixin-check generate-check build lint && \
+	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd mixin-check chart-sums generate-check build lint && \
 	wait && $(MAKE) --no-print-directory go-test test-vm
 
 # What the live tests start beside themselves, and what test-vm takes into its guests: without the race detector.
@@ -172,6 +173,23 @@ mixin-check: ## Fail if the committed rules and dashboards are not what .tools/m
 		cmp "$$file" "$(CURDIR)/$$file" || { echo "It is not what .tools/mixin makes: change it there, and run 'make mixin'."; exit 1; }; \
 	done
 
+# What the chart is made of, and what is rendered from it. Rules and dashboards it has from the mixin.
+CHART_FILES = $(sort daemonset.yaml daemonset.values.yaml $(shell cd deploy/kubernetes && find chart -type f))
+
+.PHONY: chart
+chart: ## Make what is rendered from deploy/kubernetes/chart again: the plain manifest, and the table in the chart's README
+	go -C .tools/chart run .
+	cd deploy/kubernetes && sha256sum $(CHART_FILES) >chart.sha256
+
+.PHONY: chart-sums
+chart-sums: ## Fail if the chart was changed and nothing rendered from it since
+	@cd deploy/kubernetes && sha256sum $(CHART_FILES) | cmp - chart.sha256 || { echo "Run 'make chart' and 'make chart-check'."; exit 1; }
+
+# Helm and Kubernetes' own checks take minutes to build.
+.PHONY: chart-check
+chart-check: chart-sums tools ## Check the Helm chart, for three versions of Kubernetes, and that what is rendered from it is committed
+	go -C .tools/chart test -vet=off -count=1 .
+
 .PHONY: check-rules
 check-rules: tools ## Check the alert rules and run their unit tests
 	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_fleet_test.yml rules_first_use_test.yml rules_week_test.yml owners_test.yml owners_held_test.yml
@@ -203,7 +221,7 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap $(BIN)/logrotate ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser, pscap and logrotate in build/
+tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap $(BIN)/logrotate $(BIN)/runc ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser, pscap, logrotate and runc in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
@@ -222,6 +240,9 @@ $(BIN)/pscap:
 
 $(BIN)/logrotate:
 	.tools/unpack logrotate
+
+$(BIN)/runc:
+	.tools/unpack runc
 
 .PHONY: clean
 clean: ## Remove build/ and Go's cached test results

@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	seccomp "github.com/elastic/go-seccomp-bpf"
+	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
@@ -36,6 +38,7 @@ type container struct {
 	Bounding   []string // names such as CAP_BPF
 	Held       []string // permitted and effective before execve(2)
 	NoNewPrivs bool
+	Calls      []string // the system calls that a seccomp filter lets pass; empty: there is none
 	Args       []string // the program's path and its arguments
 	InUserNS   bool     // in a user namespace of its own
 }
@@ -109,8 +112,33 @@ func enterContainer(spec string) error {
 			return fmt.Errorf("setting no_new_privs: %w", err)
 		}
 	}
+	if err := filterCalls(c.Calls); err != nil {
+		return fmt.Errorf("filtering system calls: %w", err)
+	}
 	environment := slices.DeleteFunc(os.Environ(), func(s string) bool { return len(s) > len(containerRole) && s[:len(containerRole)] == containerRole })
 	return fmt.Errorf("%s: %w", c.Args[0], unix.Exec(c.Args[0], c.Args, environment))
+}
+
+// filterCalls refuses this thread all calls but those named, as runc does where
+// no_new_privs is set: last of all. Names of another architecture are passed over.
+func filterCalls(names []string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	machine, err := arch.GetInfo("")
+	if err != nil {
+		return err
+	}
+	group := seccomp.SyscallGroup{Action: seccomp.ActionAllow}
+	for _, name := range names {
+		for _, name := range []string{name, strings.TrimPrefix(name, "new")} { // newfstatat is fstatat in the library's table of arm64
+			if _, known := machine.SyscallNames[name]; known {
+				group.Names = append(group.Names, name)
+				break
+			}
+		}
+	}
+	return seccomp.LoadFilter(seccomp.Filter{Policy: seccomp.Policy{DefaultAction: seccomp.ActionErrno, Syscalls: []seccomp.SyscallGroup{group}}})
 }
 
 // setIDs sets this thread's ids, where package syscall sets those of all threads.

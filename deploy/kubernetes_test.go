@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -21,17 +22,22 @@ import (
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 )
 
-// object is one of the manifest's two. It has all fields that stand there, and
+// object is one of the manifest's three. It has all fields that stand there, and
 // the manifest is read strictly: a field that is added, or misspelled, must be
 // added here before it can go untested.
 type object struct {
-	APIVersion string   `yaml:"apiVersion"`
-	Kind       string   `yaml:"kind"`
-	Metadata   metadata `yaml:"metadata"`
-	Spec       struct {
+	APIVersion                   string   `yaml:"apiVersion"`
+	Kind                         string   `yaml:"kind"`
+	Metadata                     metadata `yaml:"metadata"`
+	AutomountServiceAccountToken *bool    `yaml:"automountServiceAccountToken"`
+	Spec                         struct {
 		Selector struct {
 			MatchLabels map[string]string `yaml:"matchLabels"`
 		} `yaml:"selector"`
+		UpdateStrategy struct {
+			Type          string            `yaml:"type"`
+			RollingUpdate map[string]string `yaml:"rollingUpdate"`
+		} `yaml:"updateStrategy"`
 		Template struct {
 			Metadata metadata `yaml:"metadata"`
 			Spec     podSpec  `yaml:"spec"`
@@ -47,9 +53,13 @@ type metadata struct {
 
 // podSpec has pointers where what is left out is not what is false.
 type podSpec struct {
+	ServiceAccountName           string              `yaml:"serviceAccountName"`
 	AutomountServiceAccountToken *bool               `yaml:"automountServiceAccountToken"`
 	EnableServiceLinks           *bool               `yaml:"enableServiceLinks"`
+	PriorityClassName            string              `yaml:"priorityClassName"`
+	NodeSelector                 map[string]string   `yaml:"nodeSelector"`
 	HostPID                      bool                `yaml:"hostPID"`
+	HostNetwork                  bool                `yaml:"hostNetwork"`
 	HostUsers                    *bool               `yaml:"hostUsers"`
 	Tolerations                  []map[string]string `yaml:"tolerations"`
 	Containers                   []podContainer      `yaml:"containers"`
@@ -60,9 +70,11 @@ type podSpec struct {
 }
 
 type podContainer struct {
-	Name  string `yaml:"name"`
-	Image string `yaml:"image"`
-	Ports []struct {
+	Name            string   `yaml:"name"`
+	Image           string   `yaml:"image"`
+	ImagePullPolicy string   `yaml:"imagePullPolicy"`
+	Args            []string `yaml:"args"`
+	Ports           []struct {
 		Name          string `yaml:"name"`
 		ContainerPort int    `yaml:"containerPort"`
 	} `yaml:"ports"`
@@ -83,15 +95,17 @@ type podContainer struct {
 		MountPath string `yaml:"mountPath"`
 		ReadOnly  bool   `yaml:"readOnly"`
 	} `yaml:"volumeMounts"`
-	Resources      map[string]map[string]string `yaml:"resources"`
-	ReadinessProbe probe                        `yaml:"readinessProbe"`
-	LivenessProbe  probe                        `yaml:"livenessProbe"`
+	Resources                map[string]map[string]string `yaml:"resources"`
+	ReadinessProbe           probe                        `yaml:"readinessProbe"`
+	LivenessProbe            probe                        `yaml:"livenessProbe"`
+	TerminationMessagePolicy string                       `yaml:"terminationMessagePolicy"`
 }
 
 type probe struct {
 	HTTPGet struct {
-		Path string `yaml:"path"`
-		Port string `yaml:"port"`
+		Path   string `yaml:"path"`
+		Port   string `yaml:"port"`
+		Scheme string `yaml:"scheme"`
 	} `yaml:"httpGet"`
 }
 
@@ -99,21 +113,36 @@ type probe struct {
 func TestManifest(t *testing.T) {
 	t.Parallel()
 	objects, pod := readManifest(t)
-	namespace, set := objects[0], objects[1]
-	if namespace.APIVersion != "v1" || namespace.Kind != "Namespace" || set.APIVersion != "apps/v1" || set.Kind != "DaemonSet" {
-		t.Errorf("%s %s and %s %s", namespace.APIVersion, namespace.Kind, set.APIVersion, set.Kind)
+	namespace, account, set := objects[0], objects[1], objects[2]
+	if namespace.APIVersion != "v1" || namespace.Kind != "Namespace" || account.APIVersion != "v1" || account.Kind != "ServiceAccount" ||
+		set.APIVersion != "apps/v1" || set.Kind != "DaemonSet" {
+		t.Errorf("%s %s, %s %s and %s %s", namespace.APIVersion, namespace.Kind, account.APIVersion, account.Kind, set.APIVersion, set.Kind)
 	}
-	if set.Metadata.Namespace == "" || set.Metadata.Namespace != namespace.Metadata.Name {
-		t.Errorf("the DaemonSet is in namespace %q, not in %q", set.Metadata.Namespace, namespace.Metadata.Name)
+	if in := namespace.Metadata.Name; in == "" || set.Metadata.Namespace != in || account.Metadata.Namespace != in {
+		t.Errorf("the DaemonSet is in namespace %q and its account in %q, not in %q", set.Metadata.Namespace, account.Metadata.Namespace, in)
 	}
 	if level := namespace.Metadata.Labels["pod-security.kubernetes.io/enforce"]; level != "privileged" {
 		t.Errorf("at the level %q no pod is admitted: both capabilities are refused", level)
 	}
-	if selector := set.Spec.Selector.MatchLabels; len(selector) == 0 || !maps.Equal(selector, set.Spec.Template.Metadata.Labels) {
-		t.Errorf("it selects %v, and its pods are %v", selector, set.Spec.Template.Metadata.Labels)
+	// What it selects by can't be changed later, so a version does not stand there.
+	pods, selector := set.Spec.Template.Metadata.Labels, set.Spec.Selector.MatchLabels
+	if want := []string{"app.kubernetes.io/instance", "app.kubernetes.io/name"}; !slices.Equal(slices.Sorted(maps.Keys(selector)), want) {
+		t.Errorf("it selects by %v, want %q", selector, want)
 	}
-	if pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken || pod.EnableServiceLinks == nil || *pod.EnableServiceLinks {
+	for label, value := range selector {
+		if pods[label] != value {
+			t.Errorf("it selects %v, and its pods are %v", selector, pods)
+		}
+	}
+	if account.AutomountServiceAccountToken == nil || *account.AutomountServiceAccountToken || pod.ServiceAccountName != account.Metadata.Name ||
+		pod.AutomountServiceAccountToken == nil || *pod.AutomountServiceAccountToken || pod.EnableServiceLinks == nil || *pod.EnableServiceLinks {
 		t.Error("the pod gets a token, or the names of all services, that it does not need")
+	}
+	if update := set.Spec.UpdateStrategy; update.Type != "RollingUpdate" || !maps.Equal(update.RollingUpdate, map[string]string{"maxUnavailable": "10%"}) {
+		t.Errorf("an update is %+v", update)
+	}
+	if pod.PriorityClassName != "system-node-critical" || !maps.Equal(pod.NodeSelector, map[string]string{"kubernetes.io/os": "linux"}) {
+		t.Errorf("its priority is %q, for nodes of %v", pod.PriorityClassName, pod.NodeSelector)
 	}
 	if len(pod.Tolerations) != 1 || !maps.Equal(pod.Tolerations[0], map[string]string{"operator": "Exists"}) {
 		t.Errorf("nodes with other taints than %v are not watched", pod.Tolerations)
@@ -152,7 +181,7 @@ func TestManifest(t *testing.T) {
 	}
 	// Ready while it counts nothing, or restarted while it is only not ready yet: either is worse than no probe.
 	for path, probe := range map[string]probe{"/-/ready": exporter.ReadinessProbe, "/-/healthy": exporter.LivenessProbe} {
-		if probe.HTTPGet.Path != path || probe.HTTPGet.Port != "metrics" {
+		if probe.HTTPGet.Path != path || probe.HTTPGet.Port != "metrics" || probe.HTTPGet.Scheme != "HTTP" {
 			t.Errorf("%+v, want %s on port metrics", probe, path)
 		}
 	}
@@ -162,8 +191,72 @@ func TestManifest(t *testing.T) {
 	if !reflect.DeepEqual(exporter.Resources, want) {
 		t.Errorf("resources are %v, want %v", exporter.Resources, want)
 	}
-	if exporter.Name == "" || !strings.HasPrefix(exporter.Image, "capability_exporter:") {
-		t.Errorf("container %q of image %q", exporter.Name, exporter.Image)
+	if exporter.Name == "" || !strings.HasPrefix(exporter.Image, "capability_exporter:") || exporter.ImagePullPolicy != "IfNotPresent" {
+		t.Errorf("container %q of image %q, pulled %s", exporter.Name, exporter.Image, exporter.ImagePullPolicy)
+	}
+	if want := []string{listenFlag + ":" + defaultPort(t), "--privileges.user=65534:65534"}; !slices.Equal(exporter.Args, want) {
+		t.Errorf("started with %q, want %q", exporter.Args, want)
+	}
+	if exporter.TerminationMessagePolicy != "FallbackToLogsOnError" {
+		t.Error("`kubectl describe` does not say why it ended")
+	}
+}
+
+// listenFlag says where it listens: in a test, elsewhere.
+const listenFlag = "--web.listen-address="
+
+// seccompProfile is the chart's for runtimes whose default refuses bpf(2), in
+// the form that runtimes read.
+type seccompProfile struct {
+	DefaultAction string   `json:"defaultAction"`
+	Architectures []string `json:"architectures"`
+	Syscalls      []struct {
+		Comment string   `json:"comment"`
+		Names   []string `json:"names"`
+		Action  string   `json:"action"`
+	} `json:"syscalls"`
+}
+
+func readSeccompProfile(t *testing.T) seccompProfile {
+	t.Helper()
+	decoder := json.NewDecoder(strings.NewReader(read(t, "kubernetes/chart/seccomp.json")))
+	decoder.DisallowUnknownFields()
+	var profile seccompProfile
+	if err := decoder.Decode(&profile); err != nil {
+		t.Fatal(err)
+	}
+	return profile
+}
+
+// allowed returns the names of all calls that pass.
+func (p seccompProfile) allowed() []string {
+	var names []string
+	for _, group := range p.Syscalls {
+		names = append(names, group.Names...)
+	}
+	return names
+}
+
+// TestSeccompProfile: the profile is the list from which the exporter makes its
+// own filter, as the unit's is, with what else it takes to start a container.
+func TestSeccompProfile(t *testing.T) {
+	t.Parallel()
+	profile := readSeccompProfile(t)
+	if profile.DefaultAction != "SCMP_ACT_ERRNO" || !slices.Equal(profile.Architectures, []string{"SCMP_ARCH_X86_64", "SCMP_ARCH_AARCH64"}) {
+		t.Errorf("%s on %q", profile.DefaultAction, profile.Architectures)
+	}
+	want := [][]string{
+		listedCalls(t),
+		{"setgroups", "setresgid", "setresuid"},
+		{"close_range", "faccessat2", "getppid", "openat2", "statx"},
+	}
+	if len(profile.Syscalls) != len(want) {
+		t.Fatalf("%d groups of system calls", len(profile.Syscalls))
+	}
+	for i, group := range profile.Syscalls {
+		if group.Action != "SCMP_ACT_ALLOW" || !slices.Equal(group.Names, want[i]) {
+			t.Errorf("%s %q,\nwant\n%q", group.Action, group.Names, want[i])
+		}
 	}
 }
 
@@ -176,7 +269,7 @@ func TestManifestPrivileges(t *testing.T) {
 	_, pod := readManifest(t)
 	exporter := buildExporter(t)
 
-	if pod.HostPID || pod.HostUsers == nil || !*pod.HostUsers || len(pod.Containers) != 1 {
+	if pod.HostPID || pod.HostNetwork || pod.HostUsers == nil || !*pod.HostUsers || len(pod.Containers) != 1 {
 		t.Fatalf("one container in the host's user namespace, and a pid namespace of its own, is needed: %+v", pod)
 	}
 	security := pod.Containers[0].SecurityContext
@@ -193,6 +286,7 @@ func TestManifestPrivileges(t *testing.T) {
 
 	// containerd and CRI-O hand `add` to runc as bounding, permitted and effective set.
 	asWritten := container{UID: *security.RunAsUser, Bounding: add, Held: add, NoNewPrivs: !*security.AllowPrivilegeEscalation}
+	localhost := readSeccompProfile(t).allowed()
 	for name, test := range map[string]struct {
 		change   func(*container)
 		fileCaps bool
@@ -222,6 +316,17 @@ func TestManifestPrivileges(t *testing.T) {
 		"another user, file capabilities, permitted set left": {
 			change: func(c *container) { c.UID = 65534 }, fileCaps: true,
 		},
+		// The chart's user.fileCapabilities.
+		"another user, file capabilities, exactly the two": {
+			change: func(c *container) { c.UID, c.Bounding, c.Held = 65534, add[:2], add[:2] }, fileCaps: true,
+		},
+		"the Localhost profile": {change: func(c *container) { c.Calls = localhost }},
+		"a profile that refuses bpf(2)": {
+			change: func(c *container) {
+				c.Calls = slices.DeleteFunc(slices.Clone(localhost), func(name string) bool { return name == "bpf" })
+			},
+			refused: "a seccomp filter refuses the system call bpf(2)",
+		},
 		"without CAP_PERFMON": {
 			change: func(c *container) {
 				c.Bounding = slices.DeleteFunc(slices.Clone(add), func(name string) bool { return name == "CAP_PERFMON" })
@@ -242,10 +347,15 @@ func TestManifestPrivileges(t *testing.T) {
 			if test.fileCaps {
 				path = withFileCapabilities(t, exporter)
 			}
-			c.Args = []string{path, "--web.listen-address=" + address}
+			c.Args = []string{path, listenFlag + address}
+			for _, arg := range pod.Containers[0].Args {
+				if !strings.HasPrefix(arg, listenFlag) {
+					c.Args = append(c.Args, arg)
+				}
+			}
 			id := 65534 // whom it becomes, and in the tests of other users it is that already
 			if test.args != "" {
-				c.Args, id = append(c.Args, test.args), 0
+				c.Args, id = []string{path, listenFlag + address, test.args}, 0
 			}
 			if c.InUserNS {
 				needsUserNamespaces(t)
@@ -257,7 +367,7 @@ func TestManifestPrivileges(t *testing.T) {
 				}
 				return
 			}
-			checkHeld(t, p, p.scrape(t, address), id)
+			checkHeld(t, p.cmd.Process.Pid, p.scrape(t, address), id)
 			for _, probe := range []probe{pod.Containers[0].ReadinessProbe, pod.Containers[0].LivenessProbe} {
 				if _, err := get(t.Context(), "http://"+address+probe.HTTPGet.Path); err != nil {
 					t.Errorf("a probe fails: %v", err)
@@ -278,7 +388,7 @@ func needsUserNamespaces(t *testing.T) {
 
 // checkHeld asks the kernel, and the exporter's own metric, for what the
 // process holds: exactly the two, as an ordinary user in no group but its own.
-func checkHeld(t *testing.T, p *process, metrics string, id int) {
+func checkHeld(t *testing.T, pid int, metrics string, id int) {
 	t.Helper()
 	want := []string{
 		`capability_exporter_capabilities_info{capability="CAP_BPF"} 1`,
@@ -294,7 +404,7 @@ func checkHeld(t *testing.T, p *process, metrics string, id int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.cmd.Process.Pid))
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
 	if err != nil || len(threads) < 3 {
 		t.Fatalf("threads %q, %v", threads, err)
 	}
@@ -345,7 +455,7 @@ func withFileCapabilities(t *testing.T, program string) string {
 	return path
 }
 
-// readManifest returns the manifest's two objects, and what the DaemonSet says
+// readManifest returns the manifest's three objects, and what the DaemonSet says
 // of its pods.
 func readManifest(t *testing.T) ([]object, podSpec) {
 	t.Helper()
@@ -361,8 +471,8 @@ func readManifest(t *testing.T) ([]object, podSpec) {
 		}
 		objects = append(objects, o)
 	}
-	if len(objects) != 2 || len(objects[1].Spec.Template.Spec.Containers) == 0 {
-		t.Fatalf("not a namespace and a DaemonSet: %+v", objects)
+	if len(objects) != 3 || len(objects[2].Spec.Template.Spec.Containers) == 0 {
+		t.Fatalf("not a namespace, an account and a DaemonSet: %+v", objects)
 	}
-	return objects, objects[1].Spec.Template.Spec
+	return objects, objects[2].Spec.Template.Spec
 }
