@@ -168,7 +168,7 @@ mixin: ## Make the alert rules and dashboards again, from .tools/mixin (MIXIN_AR
 
 .PHONY: mixin-check
 mixin-check: ## Fail if the committed rules and dashboards are not what .tools/mixin makes
-	@go -C .tools run ./mixin -out $(BUILD)/mixin
+	@rm -rf $(BUILD)/mixin && go -C .tools run ./mixin -out $(BUILD)/mixin
 	@cd $(BUILD)/mixin && for file in $$(find . -type f); do \
 		cmp "$$file" "$(CURDIR)/$$file" || { echo "It is not what .tools/mixin makes: change it there, and run 'make mixin'."; exit 1; }; \
 	done
