@@ -2,7 +2,6 @@ package bpf
 
 import (
 	"os"
-	"os/exec"
 	"strconv"
 	"testing"
 	"time"
@@ -20,13 +19,19 @@ func TestHotplug(t *testing.T) {
 	tr := openLive(t, Options{})
 	t.Cleanup(func() { write(t, online, "1") })
 	path := executable(t, name)
-	done := make(chan error, 2)
-	for range cap(done) {
+	const most = 2 // at one time
+	done := make(chan error, most)
+	var made uint64
+	storm := func() {
+		made += n
 		cmd := helper(path, "sethostname", strconv.Itoa(n))
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		go func(cmd *exec.Cmd) { done <- cmd.Wait() }(cmd)
+		go func() { done <- cmd.Wait() }()
+	}
+	for range most {
+		storm()
 	}
 	last, times := snapshot(t, tr), 0
 	again := func() {
@@ -34,7 +39,8 @@ func TestHotplug(t *testing.T) {
 		neverBack(t, last, s)
 		last = s
 	}
-	for running := cap(done); running > 0; times++ {
+	// A CPU may take seconds to come back among those who do nothing but ask.
+	for running := most; running > 0; times++ {
 		for _, to := range []string{"0", "1"} {
 			write(t, online, to)
 			again()
@@ -43,7 +49,11 @@ func TestHotplug(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				running--
+				if times < 5 {
+					storm()
+				} else {
+					running--
+				}
 			case <-time.After(20 * time.Millisecond):
 			}
 			again()
@@ -51,11 +61,8 @@ func TestHotplug(t *testing.T) {
 	}
 	again()
 	s := checkIdentities(t, tr)
-	if got, made := by(s, name), uint64(cap(done)*n); short(got["21 granted host"], made, mayMiss(t, tr, s)) || total(got) != got["21 granted host"] {
+	if got := by(s, name); short(got["21 granted host"], made, mayMiss(t, tr, s)) || total(got) != got["21 granted host"] {
 		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN", got, made)
 	}
-	if times < 5 {
-		t.Errorf("the CPU went and came back only %d times", times)
-	}
-	t.Logf("the CPU went and came back %d times in %d checks; %v counted, %d missed of all", times, cap(done)*n, by(s, name), s.MissedRuns)
+	t.Logf("the CPU went and came back %d times in %d checks; %v counted, %d missed of all", times, made, by(s, name), s.MissedRuns)
 }
