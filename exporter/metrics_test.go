@@ -69,6 +69,24 @@ func withoutVolatile(page string) string {
 	return regexp.MustCompile(`(?m)^(capability_exporter_build_info)\{.*\} 1(\.0)?$`).ReplaceAllString(page, "$1{...} 1")
 }
 
+// golden holds a page against the one that is stored.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the page differs from %s (go test -update rewrites it); it is\n%s", path, got)
+	}
+}
+
 func TestMetricsGolden(t *testing.T) {
 	fake := exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit, Audit: "opts", Cgroups: "v2", LSM: "selinux",
 		Refused: []bpf.Refusal{{Source: bpf.SourceTracepoint, Reason: "absent"}}}, goldenSnapshot())
@@ -94,19 +112,7 @@ func TestMetricsGolden(t *testing.T) {
 					t.Errorf("no %q on the page", family)
 				}
 			}
-			got, path := withoutVolatile(page.body), filepath.Join("testdata", test.golden)
-			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("the page differs from %s (go test -update rewrites it); it is\n%s", path, got)
-			}
+			golden(t, test.golden, withoutVolatile(page.body))
 		})
 	}
 }

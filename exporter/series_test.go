@@ -58,19 +58,7 @@ func TestSeriesOfANode(t *testing.T) {
 			}
 			got := regexp.MustCompile(`(?m)^((go|process)_\S+) .*$`).ReplaceAllString(page, "$1 1")
 			got = regexp.MustCompile(`(?m)^(capability_exporter_build_info|go_info)\{.*\}`).ReplaceAllString(got, `$1{version="unknown"}`)
-			path := filepath.Join("testdata", test.golden)
-			if *update {
-				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			want, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got != string(want) {
-				t.Errorf("the page differs from %s (go test -update rewrites it); it is\n%s", path, got)
-			}
+			golden(t, test.golden, got)
 		})
 	}
 }
