@@ -88,7 +88,7 @@ func (i *info) of(s *bpf.Snapshot, whose []who, holders []holder, scrape uint64)
 		}
 	}
 	for _, h := range holders { // of others that ask for nothing the name says it all, and an idle machine has a dozen
-		if is := describe(h.cgroup); is.Kind == workload.KindPod || is.Kind == workload.KindContainer {
+		if contained(h.cgroup) {
 			i.see(h.workload, h.cgroup)
 		}
 	}
@@ -148,6 +148,12 @@ func describe(c *bpf.Cgroup) workload.Workload {
 		return workload.Workload{Kind: kindUnknown}
 	}
 	return workload.Parse(c.Path)
+}
+
+// contained tells whether a cgroup is a container's, of a pod or not.
+func contained(c *bpf.Cgroup) bool {
+	kind := describe(c).Kind
+	return kind == workload.KindPod || kind == workload.KindContainer
 }
 
 // kindUnknown is that of a cgroup whose path, or its beginning, is not known.

@@ -111,8 +111,7 @@ func bySetUp(slot *bpf.WorkloadCount) bool {
 	name, _, _ := strings.Cut(strings.TrimPrefix(slot.Process.Name, "memfd:"), "_cloned:") // as a runtime copies itself
 	switch name {
 	case "runc", "crun", "youki", "conmon":
-		is := describe(&slot.Cgroup)
-		return is.Kind == workload.KindPod || is.Kind == workload.KindContainer
+		return contained(&slot.Cgroup)
 	case "systemd", "systemd-executor":
 		is := describe(&slot.Cgroup)
 		return is.Kind == workload.KindUnit && is.Name != "init.scope" && !strings.Contains(is.Name, "/") // a user's manager is the user's
