@@ -176,8 +176,10 @@ func (p *process) eventually(t *testing.T, f func(context.Context) error) {
 }
 
 // get returns the body of a page that was served with status 200.
-func get(ctx context.Context, url string) (string, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+func get(ctx context.Context, url string) (string, error) { return request(ctx, http.MethodGet, url) }
+
+func request(ctx context.Context, method, url string) (string, error) {
+	request, err := http.NewRequestWithContext(ctx, method, url, http.NoBody)
 	if err != nil {
 		return "", err
 	}

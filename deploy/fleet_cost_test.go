@@ -223,25 +223,10 @@ func (c *fleetCost) finish(t *testing.T, p *prometheusServer) {
 			data = dir
 		}
 	}
-	if err := p.post(t, "admin/tsdb/snapshot", &snapshot); err != nil {
+	if err := p.call(t.Context(), http.MethodPost, "admin/tsdb/snapshot", &snapshot); err != nil {
 		t.Fatal(err)
 	}
 	c.weigh(t, filepath.Join(data, "snapshots", snapshot.Name))
-}
-
-// post is ask for what changes something.
-func (p *prometheusServer) post(t *testing.T, endpoint string, data any) error {
-	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, p.api+endpoint, http.NoBody)
-	if err != nil {
-		return err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	return json.NewDecoder(response.Body).Decode(&struct{ Data any }{data})
 }
 
 // weigh looks at what the samples so far take on disk, as a block.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -219,7 +220,11 @@ func (p *prometheusServer) hasData(ctx context.Context, expr string, instant boo
 
 // ask calls Prometheus' HTTP API and decodes the answer's data.
 func (p *prometheusServer) ask(ctx context.Context, endpoint string, values url.Values, data any) error {
-	body, err := get(ctx, p.api+endpoint+"?"+values.Encode())
+	return p.call(ctx, http.MethodGet, endpoint+"?"+values.Encode(), data)
+}
+
+func (p *prometheusServer) call(ctx context.Context, method, endpoint string, data any) error {
+	body, err := request(ctx, method, p.api+endpoint)
 	if err != nil {
 		return err
 	}
