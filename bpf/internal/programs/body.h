@@ -38,8 +38,8 @@ static __always_inline void stayed(void)
  *
  * The pages must be known before who asked is: a page holds a turn of its own, so that a check touches no other. An audited check's
  * are its task's, all of whose checks then find its turn on the first, and as many keys fall on one page as on another; a no-audit
- * one has no turn, and its pages are its asker's. */
-static __always_inline u64 pages_of(u64 asker, u32 mark, u64 task)
+ * one has no turn, and its pages are its asker's. Half of the task's address will do, which the verifier lets a program have at once. */
+static __always_inline u64 pages_of(u64 asker, u32 mark, u32 task)
 {
 	return (class_of(mark) == CLASS_AUDITED ? task : asker ^ (u64)(mark & WHAT_SITE) << 32) * settings.seed;
 }
@@ -67,20 +67,20 @@ static __always_inline struct cached *cache_place(struct cache_page *p, u64 plac
 
 static __always_inline struct cache_page *other_page(u64 pages, u32 bank) { return cache_page(pages << CACHE_PAGE_BITS, bank); }
 
-static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 name)
+static __always_inline bool cached(const struct cached *c, u64 asker, u32 mark, bool audited, u64 cgroup, u64 name)
 {
 	if (c->asker != asker || c->what != mark || (c->trust && settings.tick - c->tick >= c->trust))
 		return false;
-	return class_of(mark) != CLASS_AUDITED || (c->epoch == settings.epoch && c->cgroup == cgroup && c->name == name);
+	return !audited || (c->epoch == settings.epoch && c->cgroup == cgroup && c->name == name);
 }
 
 /* find_cached tells which of the two entries of a place holds a check's slots. */
-static __always_inline struct cached *find_cached(struct cached *c, u64 asker, u32 mark, u64 cgroup, u64 name)
+static __always_inline struct cached *find_cached(struct cached *c, u64 asker, u32 mark, bool audited, u64 cgroup, u64 name)
 {
-	if (cached(c, asker, mark, cgroup, name))
+	if (cached(c, asker, mark, audited, cgroup, name))
 		return c;
 	c++;
-	return cached(c, asker, mark, cgroup, name) ? c : NULL;
+	return cached(c, asker, mark, audited, cgroup, name) ? c : NULL;
 }
 
 /* found marks an entry of an audited check: its task will want it in its next turn, too, and no other key should be put there. */
@@ -95,14 +95,15 @@ static __always_inline u64 found_of_late(const struct turn *t) { return t->found
 static __noinline struct cached *elsewhere(struct cache_page *p, u64 places, u64 asker, u32 mark, u32 bank)
 {
 	u64 cgroup = p->turn.who.cgroup, name = p->turn.who.name;
+	bool audited = class_of(mark) == CLASS_AUDITED;
 	struct cached *c;
 
-	c = find_cached(cache_place(p, places << PLACE_BITS), asker, mark, cgroup, name);
+	c = find_cached(cache_place(p, places << PLACE_BITS), asker, mark, audited, cgroup, name);
 	if (!c) {
-		p = other_page(pages_of(asker, mark, bpf_get_current_task()), bank);
+		p = other_page(pages_of(asker, mark, p->turn.task), bank);
 		if (!p)
 			return NULL;
-		c = find_cached(cache_place(p, places << 2 * PLACE_BITS), asker, mark, cgroup, name);
+		c = find_cached(cache_place(p, places << 2 * PLACE_BITS), asker, mark, audited, cgroup, name);
 	}
 	if (c)
 		found(p, c);
@@ -175,11 +176,11 @@ static __always_inline void forget_denial(struct turn *t)
 
 /* after_denial finds the denial that the current task's next audited check may come after: the task may have been preempted since, and
  * go on elsewhere, or the other of two programs may have counted it. A turn that knows of it saves the fast path this look. */
-static __always_inline struct denial *after_denial(struct task_struct *task, enum reading reading)
+static __always_inline struct denial *after_denial(struct task_struct *task, u64 number, enum reading reading)
 {
-	struct denial *d = last_denial(bpf_get_current_task());
+	struct denial *d = last_denial(number);
 
-	return d && d->alias && d->task == bpf_get_current_task() && d->switches == LOAD(reading, task->nvcsw) ? d : NULL;
+	return d && d->alias && d->task == number && d->switches == LOAD(reading, task->nvcsw) ? d : NULL;
 }
 
 /* bits_below is the number of a bit that stands alone: how many there are below it. */
@@ -213,11 +214,13 @@ static __always_inline void look_ahead(struct turn *t)
 	}
 }
 
+/* number_in is the task of a turn as a number, which the compiler does not take for the pointer that it has just stored or compared. */
+static __always_inline u64 number_in(const struct turn *t) { return *(const volatile u64 *)&t->task; }
+
 typedef int who_path(u32 bank);
 
-static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
+static __always_inline int take_turn(struct turn *t, struct task_struct *task, u32 bank, who_path *who)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct scratch *s = my_scratch(bank);
 	struct denial *d;
 
@@ -237,7 +240,7 @@ static __always_inline int take_turn(struct turn *t, u32 bank, who_path *who)
 	who(bank);
 	t->who = s->who;
 	t->after = 0;
-	d = after_denial(task, CAST);
+	d = after_denial(task, number_in(t), CAST);
 	if (d)
 		note_denial(t, d);
 	return 0;
@@ -315,7 +318,7 @@ static __noinline u32 fill_cache(struct cached *c, struct site_key *site, u32 ma
 
 /* unconfirmed tells whether what was peeked has to be held against an unwind, although no entry that is due says so: a site is
  * made only of what one has shown, and those that are seldom found in the cache are looked at again from time to time, too. */
-static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
+static __noinline bool unconfirmed(const struct site_key *site, u32 bank)
 {
 	struct stat_values *st = my_stats(bank);
 
@@ -335,16 +338,16 @@ static __always_inline bool unconfirmed(const struct site_key *site, u32 bank)
  * Before that it has the check announced, if it is to be, with the denial that it came after. */
 static __noinline int follow(struct cached *c, u32 mark, u32 fresh, u32 bank)
 {
-	struct cache_page *p = cache_page(pages_of(0, mark, bpf_get_current_task()), bank);
-	struct denial *last = last_denial(bpf_get_current_task()), *d;
+	u64 after = 0, task = bpf_get_current_task();
+	struct cache_page *p = cache_page(pages_of(0, mark, task), bank);
+	struct denial *last = last_denial(task), *d;
 	struct scratch *s = my_scratch(bank);
 	bool awaits = mark & WHAT_DENIED && !(mark & CACHED_BORROWED) && c->asker && !(c->leads & LEADS_INTERRUPT);
-	u64 after = 0;
 
 	if (!p || !last || !s)
 		return 0;
 	d = &s->noted; /* there is no room for it on the stack */
-	d->task = bpf_get_current_task();
+	d->task = task;
 	d->call = d->told = 0;
 	d->site = site_of(c->counted);
 	d->cap = mark & (CAPABILITIES - 1);
@@ -352,7 +355,7 @@ static __noinline int follow(struct cached *c, u32 mark, u32 fresh, u32 bank)
 	if (awaits && c->leads & LEADS_ELSEWHERE)
 		d->call = call_of(d->cap);
 	awaits = awaits && (d->call || c->leads & LEADS_SAME);
-	if (mark & CACHED_AFTER && last->task == d->task)
+	if (mark & CACHED_AFTER && last->task == task)
 		after = last->alias ? last->told : 0;
 	else if (mark & CACHED_AFTER && p->turn.after) /* another task has taken its place */
 		after = p->turn.told;
@@ -364,13 +367,13 @@ static __noinline int follow(struct cached *c, u32 mark, u32 fresh, u32 bank)
 	if (c->leads & LEADS_INTERRUPT)
 		return 0;
 	forget_denial(&p->turn);
-	if (last->task == d->task)
+	if (last->task == task)
 		last->alias = 0;
 	if (!awaits)
 		return 0;
 	/* An address of the kernel's begins with ones: no alias is another's turned round, nor 0. */
 	d->alias = c->asker ^ (u64)(d->cap | d->before << 6) << 48;
-	READ(d->switches, current_task()->nvcsw);
+	READ(d->switches, ((struct task_struct *)task)->nvcsw);
 	note_denial(&p->turn, d);
 	*last = *d;
 	return 0;
@@ -406,12 +409,13 @@ static __always_inline const struct cred *cred_of(u64 *ctx, enum reading reading
 	return *(const struct cred *volatile *)ctx;
 }
 
-typedef int turn_path(struct turn *t, u32 bank);
+typedef int turn_path(struct turn *t, struct task_struct *task, u32 bank);
 
 /* slowly counts any check: one that has to be unwound, one that the cache does not hold, one that is due to be confirmed. */
 static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading reading, who_path *who, turn_path *turn)
 {
 	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
+	u64 pages, places, number = bpf_get_current_task();
 	const struct cred *cred = cred_of(ctx, reading), *own = LOAD(reading, task->real_cred);
 	u32 what = what_of(ctx, reading), told = told_of(ctx), class, mark, fresh = 0;
 	struct scratch *s = my_scratch(bank);
@@ -419,7 +423,6 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 	struct cache_page *p, *other;
 	struct cached *c;
 	struct denial *d;
-	u64 pages, places;
 
 	if (!s)
 		return 0;
@@ -433,19 +436,19 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 		site.what = what | class << WHAT_CLASS_SHIFT;
 	}
 	mark = site.what | CACHED_SET;
-	pages = pages_of(site.asker, mark, bpf_get_current_task());
+	pages = pages_of(site.asker, mark, number);
 	p = cache_page(pages, bank);
 	if (!p)
 		return 0;
 	s->who.cgroup = s->alias = 0;
 	if (class == CLASS_AUDITED) {
 		if (reading != HELPER && !same_turn(&p->turn, task))
-			turn(&p->turn, bank);
+			turn(&p->turn, task, bank);
 		else
 			who(bank);
 		s->alias = s->who.name;
 		mark |= s->who.what;
-		d = after_denial(task, reading);
+		d = after_denial(task, number, reading);
 		if (cred != own && borrowed(cred, own)) {
 			mark |= CACHED_BORROWED;
 		} else if (d && (!d->call || d->call == call_of(d->cap))) {
@@ -462,11 +465,11 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 	other = other_page(pages, bank);
 	if (!other)
 		return 0;
-	c = find_cached(cache_place(p, places), site.asker, mark, s->who.cgroup, s->alias);
+	c = find_cached(cache_place(p, places), site.asker, mark, class_of(mark) == CLASS_AUDITED, s->who.cgroup, s->alias);
 	if (!c)
-		c = find_cached(cache_place(p, places << PLACE_BITS), site.asker, mark, s->who.cgroup, s->alias);
+		c = find_cached(cache_place(p, places << PLACE_BITS), site.asker, mark, class_of(mark) == CLASS_AUDITED, s->who.cgroup, s->alias);
 	if (!c)
-		c = find_cached(cache_place(other, places << 2 * PLACE_BITS), site.asker, mark, s->who.cgroup, s->alias);
+		c = find_cached(cache_place(other, places << 2 * PLACE_BITS), site.asker, mark, class_of(mark) == CLASS_AUDITED, s->who.cgroup, s->alias);
 	if (!c) {
 		c = room(p, other, places);
 		fresh = fill_cache(c, &site, mark, bank);
@@ -478,57 +481,75 @@ static __always_inline int slowly(u64 *ctx, bool due, u32 bank, enum reading rea
 
 typedef int slow_path(u64 *ctx, bool due);
 
-/* check counts one check.
+/* How a check goes on. */
+enum how { COUNTED, SLOWLY, DUE };
+
+/* held_in counts a check that the cache holds. */
+static __always_inline enum how held_in(struct cache_page *p, u64 asker, u32 mark, u32 bank, bool audited)
+{
+	u64 cgroup = audited ? p->turn.who.cgroup : 0, name = audited ? p->turn.who.name : 0;
+	u64 places = places_of(asker, mark, cgroup, name);
+	struct cached *c = find_cached(cache_place(p, places), asker, mark, audited, cgroup, name);
+
+	if (!c)
+		c = elsewhere(p, places, asker, mark, bank);
+	else if (audited)
+		found(p, c);
+	if (!c)
+		return SLOWLY;
+	if (pending(c->counted) >= settings.confirm_every)
+		return DUE;
+	if (audited)
+		count(c, mark, 0, bank);
+	else
+		c->counted++; /* nobody is told of it, nor does it follow anything */
+	return COUNTED;
+}
+
+/* quickly counts one check, of the current task: TASK, where that is at hand.
  *
  * It is the fast path, and is to keep less than 64 bytes on its stack. From there on the kernel gives a function a stack of its
  * own, in one more page (bpf_enable_priv_stack, since 6.13). TestFastPathStack looks. */
-static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
+static __always_inline enum how quickly(u64 *ctx, struct task_struct *task, bool at_hand, u32 bank, enum reading reading, turn_path *turn)
 {
-	u64 asker, places, cgroup = 0, name = 0;
-	u32 mark = what_of(ctx, reading), class;
-	struct task_struct *task;
-	struct cached *c;
+	u32 mark = what_of(ctx, reading) | CACHED_SET, class;
 	struct cache_page *p;
+	u64 asker;
 
 	class = peek(ctx, &asker, reading);
 	if (class == CLASS_UNKNOWN)
-		return slow(ctx, false);
+		return SLOWLY;
 	if (told_of(ctx))
 		class = told_of(ctx);
 	mark |= class << WHAT_CLASS_SHIFT;
-	p = cache_page(pages_of(asker, mark, bpf_get_current_task()), bank);
-	if (!p)
-		return 0;
-	mark |= CACHED_SET;
-	if (class == CLASS_AUDITED) {
-		task = bpf_get_current_task_btf();
-		if (cred_of(ctx, reading) != task->real_cred)
-			return slow(ctx, false); /* which sees whether they are borrowed */
-		if (!same_turn(&p->turn, task))
-			turn(&p->turn, bank);
-		if (bank && after_denial(task, reading))
-			return slow(ctx, false); /* it may be the first of two programs that counted that */
-		cgroup = p->turn.who.cgroup;
-		name = p->turn.who.name;
-		mark |= p->turn.who.what;
+	if (class != CLASS_AUDITED) {
+		p = cache_page(pages_of(asker, mark, 0), bank);
+		return p ? held_in(p, asker, mark, bank, false) : SLOWLY;
 	}
-	places = places_of(asker, mark, cgroup, name);
-	c = find_cached(cache_place(p, places), asker, mark, cgroup, name);
-	if (!c)
-		c = elsewhere(p, places, asker, mark, bank);
-	else if (class == CLASS_AUDITED)
-		found(p, c);
-	if (!c)
-		return slow(ctx, false);
-	if (pending(c->counted) >= settings.confirm_every)
-		return slow(ctx, true);
-	return count(c, mark, 0, bank);
+	if (!at_hand)
+		task = bpf_get_current_task_btf();
+	p = cache_page(pages_of(asker, mark, low_of(task)), bank);
+	if (!p || cred_of(ctx, reading) != task->real_cred)
+		return SLOWLY; /* which sees whether they are borrowed */
+	if (!same_turn(&p->turn, task))
+		turn(&p->turn, task, bank);
+	if (bank && after_denial(task, number_in(&p->turn), reading))
+		return SLOWLY; /* it may be the first of two programs that counted that */
+	return held_in(p, asker, mark | p->turn.who.what, bank, true);
+}
+
+/* check counts one check. There is one call of the slow path, and not one for each way there: the verifier would follow each. */
+static __always_inline int check(u64 *ctx, struct task_struct *task, bool at_hand, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
+{
+	enum how how = quickly(ctx, task, at_hand, bank, reading, turn);
+
+	return how == COUNTED ? 0 : slow(ctx, how == DUE);
 }
 
 /* What is not the fast path stands in functions of its own, out of its way. Of two programs' the second is not preempted anyway where it
  * counts, nor is a first at an entry. */
 #define CHECK(kind, bank, reading, who)                                                                          \
-	static __noinline int turn_##kind(struct turn *t, u32 b) { return take_turn(t, b, who); }                \
+	static __noinline int turn_##kind(struct turn *t, struct task_struct *task, u32 b) { return take_turn(t, task, b, who); } \
 	static __noinline int slowly_##kind(u64 *ctx, bool due)                                                  \
 	{                                                                                                        \
 		if (!(bank) && (reading) == CAST)                                                                \
@@ -538,7 +559,10 @@ static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_
 			stayed();                                                                                \
 		return 0;                                                                                        \
 	}                                                                                                        \
-	static __always_inline int check_##kind(u64 *ctx) { return check(ctx, bank, reading, slowly_##kind, turn_##kind); }
+	static __always_inline int check_##kind(u64 *ctx, struct task_struct *task, bool at_hand)               \
+	{                                                                                                        \
+		return check(ctx, task, at_hand, bank, reading, slowly_##kind, turn_##kind);                     \
+	}
 
 CHECK(cast, 0, CAST, who_cast)
 CHECK(probe, 0, PROBE, who_probe) /* for a kernel without bpf_rdonly_cast (a kfunc since 6.2) */

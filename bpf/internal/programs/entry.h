@@ -20,13 +20,11 @@ CHECK(entry, 0, REGS, who_cast)
  *
  * A mark for which the second was skipped is left over, and is as good as that of the task's next check. If the first is skipped for
  * that, the second takes it to be counted. It is missed then, and told: a miss of the first for which the second has not stood in. */
-static __noinline u64 entry_mark(u64 address)
+static __always_inline u64 entry_mark(u64 address, struct task_struct *task, u64 number)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-
 	if (address - word(task, FIELD_OFFSET(task->stack), CAST) >= THREAD_SIZE)
 		return 0;
-	return bpf_get_current_task() >> 6 << MARK_CHECK_BITS | (task->nvcsw & ((1 << MARK_AT_BITS) - 1));
+	return number >> 6 << MARK_CHECK_BITS | (task->nvcsw & ((1 << MARK_AT_BITS) - 1));
 }
 
 /* spill_entry is spill. Interrupts' checks nest, so the number of their marks will do: one that comes between two programs of another
@@ -50,9 +48,10 @@ static __noinline bool spill_entry(u64 mark, u64 other)
 
 static __always_inline int first_at_entry(u64 *ctx)
 {
-	u64 mark = entry_mark(ctx[REGS_SP]), other = 0;
+	struct task_struct *task = bpf_get_current_task_btf();
+	u64 mark = entry_mark(ctx[REGS_SP], task, number_of(task)), other = 0;
 
-	return leave(mark, &other) || spill_entry(mark, other) ? check_entry(ctx) : decline();
+	return leave(mark, &other) || spill_entry(mark, other) ? check_entry(ctx, task, true) : decline();
 }
 
 static __noinline int unmarked_entry(u64 *ctx, u64 mark)
@@ -73,7 +72,8 @@ static __noinline int unmarked_entry(u64 *ctx, u64 mark)
 
 static __always_inline int second_of_entry(u64 *ctx)
 {
-	u64 mark = entry_mark(address_of(ctx));
+	struct task_struct *task = bpf_get_current_task_btf();
+	u64 number = number_of(task), mark = entry_mark(address_of(ctx, task, number), task, number);
 
 	return take(mark) ? 0 : unmarked_entry(ctx, mark);
 }

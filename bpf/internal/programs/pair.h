@@ -49,25 +49,25 @@ struct {
 	__type(value, struct spilled);
 } spilled SEC(".maps");
 
-/* address_of makes a number of a pointer. The verifier has them from the difference of two alone. */
-static __always_inline u64 address_of(u64 *ctx)
+/* address_of makes a number of ctx: see number_of. */
+static __always_inline u64 address_of(u64 *ctx, struct task_struct *task, u64 number)
 {
 	u64 n = (u64)ctx;
 
-	asm volatile("%0 -= %1" : "+r"(n) : "r"(bpf_get_current_task_btf()));
-	return n + bpf_get_current_task();
+	asm volatile("%0 -= %1" : "+r"(n) : "r"(task));
+	return n + number;
 }
 
 /* mark_of is the mark of a check, or 0 for an interrupt's: those have stacks of their own. */
-static __noinline u64 mark_of(u64 *ctx)
+static __always_inline u64 mark_of(u64 *ctx, struct task_struct *task)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	u64 at = address_of(ctx) - word(task, FIELD_OFFSET(task->stack), CAST); /* as a number, which a pointer to void is not since 6.17 */
+	u64 number = number_of(task);
+	/* The stack as a number, which a pointer to void is not since 6.17. */
+	u64 at = address_of(ctx, task, number) - word(task, FIELD_OFFSET(task->stack), CAST);
 
 	if (at >= THREAD_SIZE)
 		return 0;
-	return bpf_get_current_task() >> 6 << MARK_CHECK_BITS | at >> 3 << MARK_AT_BITS |
-	       (task->nvcsw & ((1 << MARK_AT_BITS) - 1));
+	return number >> 6 << MARK_CHECK_BITS | at >> 3 << MARK_AT_BITS | (task->nvcsw & ((1 << MARK_AT_BITS) - 1));
 }
 
 static __always_inline struct mark *place_of(u64 mark)
@@ -121,9 +121,9 @@ static __noinline bool spill(u64 *ctx, u64 mark, u64 other)
 	if (!s)
 		return false;
 	if (mark)
-		s->task = address_of(ctx);
+		s->task = address_of(ctx, task, bpf_get_current_task());
 	else
-		s->interrupt = address_of(ctx);
+		s->interrupt = address_of(ctx, task, bpf_get_current_task());
 	return true;
 }
 
@@ -154,9 +154,10 @@ static __always_inline int decline(void)
 
 static __always_inline int first_of_two(u64 *ctx)
 {
-	u64 mark = mark_of(ctx), other = 0;
+	struct task_struct *task = bpf_get_current_task_btf();
+	u64 mark = mark_of(ctx, task), other = 0;
 
-	return leave(mark, &other) || spill(ctx, mark, other) ? check_cast(ctx) : decline();
+	return leave(mark, &other) || spill(ctx, mark, other) ? check_cast(ctx, task, true) : decline();
 }
 
 static __always_inline int count_second(u64 *ctx)
@@ -166,7 +167,7 @@ static __always_inline int count_second(u64 *ctx)
 	if (st)
 		st->second++;
 	stay();
-	check_second(ctx);
+	check_second(ctx, NULL, false);
 	stayed();
 	return 0;
 }
@@ -180,7 +181,7 @@ static __noinline int unmarked(u64 *ctx, u64 mark)
 
 	if (s && s->turn == task->nvcsw) {
 		left = mark ? &s->task : &s->interrupt;
-		if (*left == address_of(ctx)) {
+		if (*left == address_of(ctx, task, bpf_get_current_task())) {
 			*left = 0;
 			return 0;
 		}
@@ -201,7 +202,7 @@ static __always_inline bool take(u64 mark)
 
 static __always_inline int second_of_two(u64 *ctx)
 {
-	u64 mark = mark_of(ctx);
+	u64 mark = mark_of(ctx, bpf_get_current_task_btf());
 
 	return take(mark) ? 0 : unmarked(ctx, mark);
 }
