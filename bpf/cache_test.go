@@ -498,7 +498,7 @@ func TestKeysOfATask(t *testing.T) {
 			}
 		}
 		t.Logf("%x: %d keys, on one page %+v", name, all, most)
-		if all == kinds && most.there >= kinds-2 && most.found > kinds/2 { // some may have gone elsewhere, or have not been asked for again
+		if all >= kinds && most.there >= kinds-2 && most.found > kinds/2 { // some may have gone elsewhere, or have not been asked for again
 			found++
 		}
 	}

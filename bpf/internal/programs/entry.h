@@ -49,9 +49,10 @@ static __noinline bool spill_entry(u64 mark, u64 other)
 static __always_inline int first_at_entry(u64 *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	u64 mark = entry_mark(ctx[REGS_SP], task, number_of(task)), other = 0;
+	u64 mark = entry_mark(ctx[REGS_SP], task, number_of(task)), other = leave(mark);
 
-	return leave(mark, &other) || spill_entry(mark, other) ? check_entry(ctx, task, true) : decline();
+	/* The task is not kept at hand: there would be no room for it on the stack. */
+	return !other || spill_entry(mark, other) ? check_entry(ctx, NULL, false) : decline();
 }
 
 static __noinline int unmarked_entry(u64 *ctx, u64 mark)

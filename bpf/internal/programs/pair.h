@@ -127,20 +127,21 @@ static __noinline bool spill(u64 *ctx, u64 mark, u64 other)
 	return true;
 }
 
-/* leave leaves a mark in its place. It returns false where another has that, or where a mark has none. */
-static __always_inline bool leave(u64 mark, u64 *other)
+/* leave leaves a mark in its place, and returns 0; or else the other one that has it, or NO_MARK where a mark has no place. */
+enum { NO_MARK = 1 };
+
+static __always_inline u64 leave(u64 mark)
 {
 	struct mark *m = place_of(mark);
+	u64 other;
 
 	if (!m || !mark)
-		return false;
-	*other = __sync_val_compare_and_swap(&m->mark, 0, mark);
-	if (!*other)
-		return true;
-	if (*other >> MARK_CHECK_BITS != mark >> MARK_CHECK_BITS)
-		return false;
+		return NO_MARK;
+	other = __sync_val_compare_and_swap(&m->mark, 0, mark);
+	if (other >> MARK_CHECK_BITS != mark >> MARK_CHECK_BITS)
+		return other;
 	m->mark = mark; /* its own, which the second was skipped for */
-	return true;
+	return 0;
 }
 
 static __always_inline int decline(void)
@@ -155,9 +156,9 @@ static __always_inline int decline(void)
 static __always_inline int first_of_two(u64 *ctx)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
-	u64 mark = mark_of(ctx, task), other = 0;
+	u64 mark = mark_of(ctx, task), other = leave(mark);
 
-	return leave(mark, &other) || spill(ctx, mark, other) ? check_cast(ctx, task, true) : decline();
+	return !other || spill(ctx, mark, other) ? check_cast(ctx, task, true) : decline();
 }
 
 static __always_inline int count_second(u64 *ctx)

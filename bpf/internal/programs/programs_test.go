@@ -77,7 +77,9 @@ func enumsOf(t *testing.T, name string) map[string]int64 {
 // (check_max_stack_depth_subprog, kernel/bpf/verifier.c), see check in body.h.
 func TestFastPathStack(t *testing.T) {
 	const limit = 48
-	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){"tracepoint": LoadTracepoint, "entry_first": LoadTracepoint, "fexit": LoadFexit} {
+	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){
+		"tracepoint": LoadTracepoint, "tracepoint_first": LoadTracepoint, "entry_first": LoadTracepoint, "fexit": LoadFexit, "fexit_first": LoadFexit,
+	} {
 		spec, err := load()
 		if err != nil {
 			t.Fatal(err)
