@@ -1,7 +1,6 @@
 package collectors
 
 import (
-	"fmt"
 	"maps"
 	"os"
 	"regexp"
@@ -61,8 +60,9 @@ func reference(t *testing.T) string {
 					labels[label.GetName()] = true
 				}
 			}
-			rows[family.GetName()] = fmt.Sprintf("| `%s` | %s | %s | %s |\n", family.GetName(), strings.ToLower(family.GetType().String()),
-				strings.Join(slices.Sorted(maps.Keys(labels)), ", "), markdown(family.GetHelp()))
+			rows[family.GetName()] = "| " + strings.Join([]string{
+				"`" + family.GetName() + "`", strings.ToLower(family.GetType().String()), strings.Join(slices.Sorted(maps.Keys(labels)), ", "), markdown(family.GetHelp()),
+			}, " | ") + " |\n"
 		}
 		for name := range descriptions(t, collector) {
 			described[name] = true
