@@ -43,7 +43,7 @@ type Capabilities struct {
 // Outside of tests held is [HeldByProcess].
 func NewCapabilities(held Held) *Capabilities {
 	return &Capabilities{held: held, info: desc("capability_exporter_capabilities_info",
-		"A capability in the exporter's own permitted set.", "capability")}
+		"A capability in the exporter's own permitted set: exactly CAP_BPF and CAP_PERFMON, or none with --privileges.keep=none.", "capability")}
 }
 
 // Describe implements [prometheus.Collector].

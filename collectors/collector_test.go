@@ -23,8 +23,9 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
-func TestGolden(t *testing.T) {
-	tests := map[string]prometheus.Collector{
+// goldens are all collectors, each by the file in testdata that has its page. Together they have each metric.
+func goldens() map[string]prometheus.Collector {
+	return map[string]prometheus.Collector{
 		"realistic.prom":    New(&fakeTracer{info: fexitInfo, snapshot: realistic()}, fakeHoldings{}, nil),
 		"fresh.prom":        New(&fakeTracer{info: tracepointInfo, snapshot: &bpf.Snapshot{Attached: attached, SeriesLimit: 4096}}, fakeHoldings{}, nil),
 		"asides.prom":       New(&fakeTracer{info: tracepointInfo, snapshot: setAside()}, fakeHoldings{}, nil),
@@ -33,7 +34,10 @@ func TestGolden(t *testing.T) {
 		"bounds.prom":       NewBounds(fakeBounds{}, attached),
 		"capabilities.prom": NewCapabilities(func() ([]cap.Value, error) { return []cap.Value{cap.PERFMON, cap.BPF, 63}, nil }),
 	}
-	for name, collector := range tests {
+}
+
+func TestGolden(t *testing.T) {
+	for name, collector := range goldens() {
 		t.Run(name, func(t *testing.T) {
 			got := encode(t, gather(t, collector), expfmt.TypeTextPlain)
 			golden := filepath.Join("testdata", name)
@@ -161,7 +165,7 @@ func TestRefusedSources(t *testing.T) {
 		{Source: bpf.SourceFexit, Reason: "absent"},
 		{Source: bpf.SourceFexit, Reason: "memlock"},
 	}
-	want := `# HELP capability_exporter_source_refused_info A source that was tried before the one in use, and why it could not be used.
+	want := `# HELP capability_exporter_source_refused_info A source that was tried before the one in use, and why it could not be used: absent, permission, verifier or memlock.
 # TYPE capability_exporter_source_refused_info gauge
 capability_exporter_source_refused_info{reason="absent",source="fexit"} 1
 capability_exporter_source_refused_info{reason="absent",source="tracepoint"} 1

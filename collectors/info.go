@@ -65,7 +65,7 @@ const (
 func newInfo(pods Pods, common pairs) *info {
 	return &info{
 		desc: desc("capability_workload_info",
-			"What a workload is that has series, and the unit, the container and the cgroup that it has, the newest where there are several.", infoLabels()...),
+			"1 for each workload that has asked for something, and each pod and container that holds something: what else is known of it, or of its newest cgroup.", infoLabels()...),
 		one:       &dto.Gauge{Value: new(1.0)},
 		common:    common,
 		pods:      pods,

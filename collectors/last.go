@@ -43,7 +43,7 @@ type lastCheck struct {
 func newLastChecks(common pairs) *lastChecks {
 	return &lastChecks{
 		desc: desc("capability_workload_last_check_timestamp_seconds",
-			"When audited checks of a capability by a workload were last seen to have been made since the exporter started, some seconds late. Those of the container runtime or service manager that sets it up are not its own.",
+			"When audited checks of a capability by a workload were last seen to have been made since the exporter started, up to ten seconds late; for as long as the workload has any series, and of all the 8192 latest. Without those of who sets it up: a container runtime (runc, crun, youki, conmon) in a container, systemd in a unit.",
 			"capability", "result", "workload"),
 		common: common,
 	}

@@ -15,10 +15,10 @@ type source struct {
 func newSource() source {
 	return source{
 		inUse: desc("capability_exporter_source_info",
-			"How the exporter sees the kernel's checks, how it tells audited ones, which cgroup hierarchies have named a workload so far (v2, v1, both or none), and which other security module may refuse what is granted: none, or one whose refusals are counted, or with _unavailable behind its name one whose cannot be seen.",
+			"How the exporter sees the kernel's checks, how it tells audited ones, which cgroup hierarchies have named a workload so far (v2, v1, both, none), and which other security module may refuse what is granted: none, or one whose refusals are counted, or with _unavailable behind its name one whose cannot be seen.",
 			"source", "audit", "cgroups", "lsm"),
 		refused: desc("capability_exporter_source_refused_info",
-			"A source that was tried before the one in use, and why it could not be used.",
+			"A source that was tried before the one in use, and why it could not be used: absent, permission, verifier or memlock.",
 			"source", "reason"),
 	}
 }

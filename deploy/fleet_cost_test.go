@@ -161,6 +161,7 @@ func serveToPrometheus(t *testing.T, nodes string, number int) *prometheusServer
 type fleetCost struct {
 	page                  int                // lines of a node's page
 	head, samples, memory float64            // the most series, samples a second, bytes
+	cores                 float64            // of CPU time, on average, before the dashboards are asked for
 	perNode, missing      float64            // samples of a scrape, as stored; nodes that could not be scraped
 	groups                map[string]float64 // the longest evaluation of each group of rules, in seconds
 	boards                map[string]boardCost
@@ -214,6 +215,7 @@ func (c *fleetCost) finish(t *testing.T, p *prometheusServer) {
 	t.Helper()
 	c.perNode = p.number(t, `avg(scrape_samples_post_metric_relabeling{job="capability_exporter"})`)
 	c.missing = float64(*fleetNodes) - p.number(t, `sum(up{job="capability_exporter"})`)
+	c.cores = p.number(t, `rate(process_cpu_seconds_total{job="prometheus"}[5m])`)
 	c.askDashboards(t, p)
 	c.watch(t, p)
 	var snapshot struct{ Name string }
@@ -320,6 +322,7 @@ func (c *fleetCost) print(t *testing.T) {
 	row("samples a second, each 60 s (reckoned)", "%.0f", each(perNode*nodes/60))
 	row("GiB a day on disk, each 15 s (reckoned)", "%.1f", each(c.bytesOfSample(480)*c.samples*86400/(1<<30)))
 	row("GiB of Prometheus' memory", "%.1f", each(c.memory/(1<<30)))
+	row("cores that Prometheus takes, of scrapes and rules", "%.2f", each(c.cores))
 	for _, group := range slices.Sorted(maps.Keys(c.groups)) {
 		row("seconds of the rules "+group, "%.2f", each(c.groups[group]))
 	}

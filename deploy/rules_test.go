@@ -194,7 +194,7 @@ func (s setUp) Snapshot() (*bpf.Snapshot, error) {
 // programs to set up containers.
 func TestRuntimesAreTheSame(t *testing.T) {
 	t.Parallel()
-	match := regexp.MustCompile(`"owner", "a container runtime", "process", "(\(memfd:\)\?\(([a-z|]+)\)[^"]*)"`).FindStringSubmatch(read(t, "prometheus/rules.yml"))
+	match := regexp.MustCompile(`process=~"(\(memfd:\)\?\(([a-z|]+)\)[^"]*)"`).FindStringSubmatch(read(t, "prometheus/rules.yml"))
 	if match == nil {
 		t.Fatal("the rules know no container runtime")
 	}
@@ -276,6 +276,34 @@ func TestExampleConfig(t *testing.T) {
 	}
 	if len(job.Static) != 1 || !slices.Equal(job.Static[0].Targets, []string{"localhost:" + defaultPort(t)}) {
 		t.Errorf("the targets are %+v", job.Static)
+	}
+}
+
+// TestRulesAreSeldomEvaluated: what the exporters' own series tell, of which a
+// fleet has hundreds of thousands, is asked for once a minute at most.
+func TestRulesAreSeldomEvaluated(t *testing.T) {
+	t.Parallel()
+	var groups []ruleGroup
+	for _, name := range []string{"prometheus/rules.yml", "prometheus/owners.yml"} {
+		var file struct{ Groups []ruleGroup }
+		parse(t, name, &file)
+		groups = append(groups, file.Groups...)
+	}
+	raw, asking := regexp.MustCompile(`(^|[^:\w])capability_(checks|call_site|workload|held)_\w+`), 0
+	for _, group := range groups {
+		for _, rule := range group.Rules {
+			name := raw.FindString(rule.Expr)
+			if name == "" {
+				continue
+			}
+			asking++
+			if interval, err := time.ParseDuration(group.Interval); err != nil || interval < time.Minute {
+				t.Errorf("%s%s asks for %s, in group %s each %q", rule.Record, rule.Alert, strings.TrimSpace(name), group.Name, group.Interval)
+			}
+		}
+	}
+	if asking < 5 {
+		t.Errorf("%d rules ask for the exporters' series", asking)
 	}
 }
 

@@ -107,13 +107,33 @@ func TestMetricsGolden(t *testing.T) {
 			if page.StatusCode != http.StatusOK || !strings.HasPrefix(page.Header.Get("Content-Type"), strings.Split(test.accept, ";")[0]) {
 				t.Fatalf("answered %s as %s", page.Status, page.Header.Get("Content-Type"))
 			}
-			for _, family := range []string{"\ngo_goroutines ", "\nprocess_open_fds ", "\ncapability_exporter_build_info{"} {
-				if !strings.Contains(page.body, family) {
-					t.Errorf("no %q on the page", family)
-				}
+			if test.accept == "text/plain" {
+				inReadme(t, page.body)
 			}
 			golden(t, test.golden, withoutVolatile(page.body))
 		})
+	}
+}
+
+// inReadme: README has each metric of a page, and of what is not told by the
+// collectors' own table (their TestReference) no other.
+func inReadme(t *testing.T, page string) {
+	t.Helper()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := map[string]bool{}
+	for _, match := range regexp.MustCompile(`(?m)^# TYPE (\S+) `).FindAllStringSubmatch(page, -1) {
+		served[match[1]] = true
+		if !strings.Contains(string(readme), "`"+match[1]+"`") {
+			t.Errorf("README does not tell of %s", match[1])
+		}
+	}
+	for _, match := range regexp.MustCompile("`((?:go|process)_[a-z_]+|capability_exporter_build_info)`").FindAllStringSubmatch(string(readme), -1) {
+		if !served[match[1]] {
+			t.Errorf("README tells of %s, which is not served", match[1])
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"helm.sh/helm/v4/pkg/chart/v2/lint"
 	"helm.sh/helm/v4/pkg/chart/v2/lint/support"
 	"helm.sh/helm/v4/pkg/chart/v2/loader"
+	"helm.sh/helm/v4/pkg/strvals"
 	apps "k8s.io/api/apps/v1"
 	core "k8s.io/api/core/v1"
 	networking "k8s.io/api/networking/v1"
@@ -73,7 +74,43 @@ func chosen(t *testing.T) map[string]struct {
 			"Namespace", "NetworkPolicy", "ServiceAccount", "ConfigMap", "ConfigMap", "ConfigMap", "ConfigMap", "DaemonSet", "PodMonitor", "PrometheusRule",
 		}},
 		"a ServiceMonitor": {"serviceMonitor: {enabled: true}", []string{"ServiceAccount", "Service", "DaemonSet", "ServiceMonitor"}},
+		"README's": {quickStart(t), []string{
+			"ServiceAccount", "ConfigMap", "ConfigMap", "ConfigMap", "ConfigMap", "DaemonSet", "PodMonitor", "PrometheusRule",
+		}},
 		"of another chart": {"global: {imageRegistry: registry.example}", []string{"ServiceAccount", "DaemonSet"}},
+	}
+}
+
+// quickStart are the values that README's `helm install` sets.
+func quickStart(t *testing.T) string {
+	t.Helper()
+	_, command, found := strings.Cut(read(t, repository+"/README.md"), "helm install "+name+" "+kubernetes+"/chart --namespace "+name+" ")
+	if !found {
+		t.Fatal("README does not install the chart")
+	}
+	command, _, _ = strings.Cut(strings.ReplaceAll(command, "\\\n", ""), "\n")
+	values := map[string]any{}
+	for _, set := range regexp.MustCompile(`--set (\S+)`).FindAllStringSubmatch(command, -1) {
+		if err := strvals.ParseInto(set[1], values); err != nil {
+			t.Fatalf("README: --set %s: %v", set[1], err)
+		}
+	}
+	text, err := yaml.Marshal(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestQuickStart: what README's commands install is the image that they have pushed.
+func TestQuickStart(t *testing.T) {
+	t.Parallel()
+	image := object[apps.DaemonSet](t, quickStart(t)).Spec.Template.Spec.Containers[0].Image
+	readme := read(t, repository+"/README.md")
+	for _, command := range []string{"-t " + image + " .", "docker push " + image + "\n", "|image: " + image + "|"} {
+		if !strings.Contains(readme, command) {
+			t.Errorf("README installs %s, and has no %q", image, command)
+		}
 	}
 }
 

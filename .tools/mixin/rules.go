@@ -25,11 +25,9 @@ func (c config) rules(name string) ([]byte, error) {
 		"runbook":   func(alert string) string { return c.Runbooks + "#" + strings.ToLower(alert) }, // as a heading's anchor is made
 		"dashboard": c.link,
 		"owners": func(column int, operation, labels, vector string) (string, error) {
-			series, err := c.execute(t, vector, c)
-			if err != nil {
-				return "", err
-			}
-			expr, err := c.execute(t, "owners", owners{c, operation, labels, series})
+			expr, err := c.execute(t, "owners", owners{c, operation, labels, func(of string) (string, error) {
+				return c.execute(t, vector, part{c, of})
+			}})
 			return shift(column, expr), err
 		},
 	})
@@ -57,11 +55,25 @@ func (c config) execute(t *template.Template, name string, data any) (string, er
 type owners struct {
 	config
 	Operation, Labels string
-	vector            string
+	vector            func(of string) (string, error)
 }
 
-// Vector is the expression of the series, as it stands from a column on.
-func (o owners) Vector(column int) string { return shift(column, o.vector) }
+// OfRuntimes and OfOthers are the expression of the series that programs which
+// set up containers have, and of all others, as it stands from a column on.
+func (o owners) OfRuntimes(column int) (string, error) { return o.of(column, "=~") }
+
+func (o owners) OfOthers(column int) (string, error) { return o.of(column, "!~") }
+
+func (o owners) of(column int, matches string) (string, error) {
+	vector, err := o.vector("process" + matches + `"` + o.Runtimes() + `"`)
+	return shift(column, vector), err
+}
+
+// part is what is chosen of the series for an expression.
+type part struct {
+	config
+	Of string // a matcher
+}
 
 // shift has all lines of a text but the first start at a column.
 func shift(column int, text string) string {
