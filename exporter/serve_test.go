@@ -34,6 +34,7 @@ import (
 	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/exportertest"
 	"capability_exporter/exporter/internal/privilege"
+	"capability_exporter/exporter/internal/sdnotify"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -110,6 +111,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 		confine:    func(confine.Files, *slog.Logger) error { return nil },
 		dropRest:   func() error { return errors.New("nobody wants to give up the rest") },
 		held:       func() ([]cap.Value, error) { return bpf.RequiredCapabilities(), nil },
+		manager:    sdnotify.Connect,
 	}
 }
 
@@ -381,6 +383,77 @@ func TestWhatIsNotInTheLogIsCounted(t *testing.T) {
 		if !regexp.MustCompile(pattern).MatchString(page) {
 			t.Errorf("no %s", pattern)
 		}
+	}
+}
+
+// systemd hears that the program is ready once it is, that it works for as long
+// as it does, and that it stops.
+func TestTheServiceManagerIsTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	hear := func() string {
+		t.Helper()
+		message := make([]byte, 1024)
+		n, err := manager.Read(message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(message[:n])
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "100000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+
+	attach := make(chan struct{})
+	i := start(t, func(bpf.Options) (tracer, error) {
+		<-attach
+		return exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit}, bpf.Snapshot{}), nil
+	})
+	if err := manager.SetReadDeadline(time.Now().Add(200 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := manager.Read(make([]byte, 1024)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes are told before it has attached: %v", n, err)
+	}
+	if err := manager.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	close(attach)
+	got := hear()
+	for ; got == "WATCHDOG=1"; got = hear() { // it may be fed before
+	}
+	if want := "READY=1\nSTATUS=Counting capability checks via fexit"; got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if got := i.get(t, web.ReadyPath).StatusCode; got != http.StatusOK {
+		t.Errorf("said to be ready, and answers %d", got)
+	}
+	for range 3 {
+		if got := hear(); got != "WATCHDOG=1" {
+			t.Errorf("told %q", got)
+		}
+	}
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+	for got = hear(); got == "WATCHDOG=1"; got = hear() {
+	}
+	if got != "STOPPING=1" {
+		t.Errorf("told %q", got)
+	}
+}
+
+func TestNoServiceManagerIsNoReasonToEnd(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
+	i := start(t, opens(&exportertest.Tracer{}))
+	i.log.waitFor(t, `level=WARN .*(NOTIFY_SOCKET=)`)
+	i.waitReady(t)
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
 	}
 }
 
