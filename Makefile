@@ -226,9 +226,10 @@ test-release: release helpers ## Install, start, scrape and remove the packages 
 .PHONY: release-check
 release-check: release ## Test what makes the release, and make it again elsewhere: it must be the same
 	go -C .tools/release test -vet=off -count=1 .
+	git diff --quiet HEAD || { echo "Commit first: what is not committed is missing where it is made again."; exit 1; }
 	work=$$(mktemp -d) && trap 'chmod -R u+w "$$work"; rm -rf "$$work"' EXIT && git clone --quiet . "$$work/clone" && \
 	GOCACHE=$$work/cache $(MAKE) --no-print-directory -C "$$work/clone" release VERSION=$(VERSION) >/dev/null && \
-	diff $(RELEASE)/SHA256SUMS "$$work/clone/build/release/SHA256SUMS" || { echo "The release is not what its commit makes: what is not committed is missing there."; exit 1; }
+	diff $(RELEASE)/SHA256SUMS "$$work/clone/build/release/SHA256SUMS" || { echo "Made again, the release is another one."; exit 1; }
 
 .PHONY: test-deps
 test-deps: packages tools
