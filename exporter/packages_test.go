@@ -51,7 +51,7 @@ func filesOf(t *testing.T) map[string]bool {
 	t.Helper()
 	files := map[string]bool{}
 	for _, folder := range []string{"/etc", "/usr", "/var/lib/systemd", "/var/lib/private", "/var/cache", "/run/systemd/system"} {
-		err := filepath.WalkDir(folder, func(path string, entry os.DirEntry, err error) error {
+		err := filepath.WalkDir(folder, func(path string, _ os.DirEntry, err error) error {
 			if err == nil && strings.Contains(path, "capability") {
 				files[path] = true
 			}
@@ -219,8 +219,14 @@ func testRPM(t *testing.T, rpm string) {
 	}
 }
 
-// testImage has Podman load what skopeo(1) would copy to a registry.
+// testImage has skopeo(1) copy it for all architectures, as to a registry, and Podman run that of this machine's.
 func testImage(t *testing.T, archive string) {
+	copied := t.TempDir()
+	output(t, "skopeo", "--insecure-policy", "copy", "--quiet", "--all", "oci-archive:"+archive, "dir:"+copied)
+	manifest, err := os.ReadFile(filepath.Join(copied, "manifest.json"))
+	if err != nil || !strings.Contains(string(manifest), `"architecture":"amd64"`) || !strings.Contains(string(manifest), `"architecture":"arm64"`) {
+		t.Errorf("copied is %s, %v", manifest, err)
+	}
 	loaded := output(t, "podman", "load", "--quiet", "--input", archive)
 	image := strings.TrimSpace(loaded[strings.LastIndex(loaded, ": ")+1:])
 	out := output(t, "podman", "run", "--rm", "--network=none", image, "--version")
