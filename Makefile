@@ -204,6 +204,33 @@ check-metrics: tools ## Check the metrics' names and help texts
 check-systemd: tools ## Check that the unit's exposure is at most 1.5
 	systemd-analyze security --offline=true --no-pager --threshold=15 deploy/systemd/capability_exporter.service | tail -n 2
 
+RELEASE := $(BUILD)/release
+# The commit's: what is made of it is the same whenever it is made.
+RELEASE_TIME ?= $(shell git log -1 --format=%ct 2>/dev/null)
+
+.PHONY: release
+release: ## Make build/release: programs, deb and rpm for amd64 and arm64, an image for both, SBOMs and checksums
+	rm -rf $(RELEASE)
+	for arch in amd64 arm64; do \
+		program=$(RELEASE)/capability_exporter-linux-$$arch; \
+		CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o $$program ./exporter || exit; \
+		CGO_ENABLED=0 GOFLAGS=-trimpath go -C .tools/release tool cyclonedx-gomod bin -json -noserial -notimestamp -version $(VERSION) -output $$program.cdx.json $$program || exit; \
+	done
+	go -C .tools/release run . -version $(VERSION) -revision $(REVISION) -time $(RELEASE_TIME) -built $(RELEASE)
+
+.PHONY: test-release
+test-release: release helpers ## Install, start, scrape and remove the packages and the image, in a guest with a systemd of its own
+	bpf/vm/matrix 6.12-release
+
+# The sums of the same commit, made elsewhere and with nothing that a build has kept.
+.PHONY: release-check
+release-check: release ## Test what makes the release, and make it again elsewhere: it must be the same
+	go -C .tools/release test -vet=off -count=1 .
+	git diff --quiet HEAD || { echo "Commit first: what is not committed is missing where it is made again."; exit 1; }
+	work=$$(mktemp -d) && trap 'chmod -R u+w "$$work"; rm -rf "$$work"' EXIT && git clone --quiet . "$$work/clone" && \
+	GOCACHE=$$work/cache $(MAKE) --no-print-directory -C "$$work/clone" release VERSION=$(VERSION) >/dev/null && \
+	diff $(RELEASE)/SHA256SUMS "$$work/clone/build/release/SHA256SUMS" || { echo "Made again, the release is another one."; exit 1; }
+
 .PHONY: test-deps
 test-deps: packages tools
 

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -53,6 +54,10 @@ func TestImage(t *testing.T) {
 	}
 	want := []instruction{
 		{"FROM", "scratch"},
+		{"ARG", "VERSION=unknown"},
+		{"ARG", "REVISION=unknown"},
+		{"LABEL", "org.opencontainers.image.title=capability_exporter org.opencontainers.image.licenses=Apache-2.0"},
+		{"LABEL", "org.opencontainers.image.version=$VERSION org.opencontainers.image.revision=$REVISION"},
 		{"COPY", "--from=build /capability_exporter /capability_exporter"},
 		{"USER", fmt.Sprintf("%d:%d", *security.RunAsUser, *security.RunAsGroup)},
 		{"EXPOSE", defaultPort(t)},
@@ -68,39 +73,55 @@ func TestImage(t *testing.T) {
 }
 
 // TestImageBuild runs the image's own build command: what it makes must start
-// in an image that holds no library.
+// in an image that holds no library, and say which version it is.
 func TestImageBuild(t *testing.T) {
 	t.Parallel()
 	build := readStages(t)[0]
 	image, ok := strings.CutSuffix(build[0].arguments, " AS build")
-	tag, golang := strings.CutPrefix(image, "golang:")
+	tag, golang := strings.CutPrefix(image, "--platform=$BUILDPLATFORM golang:")
 	module := regexp.MustCompile(`(?m)^go (\S+)$`).FindStringSubmatch(read(t, "../go.mod"))
 	if !ok || !golang || module == nil || version.Compare("go"+tag, version.Lang("go"+module[1])) < 0 {
 		t.Errorf("it is built from %q, and go.mod asks for %q", build[0].arguments, module)
 	}
 	// In this order the modules are downloaded again only when they change.
-	want := []instruction{{"WORKDIR", "/src"}, {"COPY", "go.mod go.sum ./"}, {"RUN", "go mod download"}, {"COPY", ". ."}}
-	if len(build) != 6 || !slices.Equal(build[1:5], want) || build[5].name != "RUN" {
+	want := []instruction{
+		{"WORKDIR", "/src"}, {"COPY", "go.mod go.sum ./"}, {"RUN", "go mod download"}, {"COPY", ". ."},
+		{"ARG", "VERSION=unknown"}, {"ARG", "REVISION=unknown"}, {"ARG", "TARGETARCH"},
+	}
+	if len(build) != 9 || !slices.Equal(build[1:8], want) || build[8].name != "RUN" {
 		t.Fatalf("built by %q", build)
 	}
 
 	path := filepath.Join(t.TempDir(), "capability_exporter")
-	command := strings.Replace(build[5].arguments, " -o /capability_exporter ", " -o "+path+" ", 1)
-	if command == build[5].arguments {
+	command := strings.Replace(build[8].arguments, " -o /capability_exporter ", " -o "+path+" ", 1)
+	if command == build[8].arguments {
 		t.Fatalf("%s does not write the file that is copied", command)
 	}
-	run := exec.CommandContext(t.Context(), "bash", "-euc", command)
-	run.Dir = ".."
-	run.Env = append(os.Environ(), "CGO_ENABLED=1") // Go's default, where there is a C compiler
-	if out, err := run.CombinedOutput(); err != nil {
-		t.Fatalf("%s: %v\n%s", command, err, out)
+	runFor := func(arch, command string) string {
+		run := exec.CommandContext(t.Context(), "bash", "-euc", command)
+		run.Dir = ".."
+		// CGO_ENABLED=1 is Go's default, where there is a C compiler.
+		run.Env = append(os.Environ(), "CGO_ENABLED=1", "TARGETARCH="+arch, "VERSION=1.2.3-rc.1", "REVISION=0123abc")
+		out, err := run.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", command, err, out)
+		}
+		return string(out)
 	}
+	runFor(runtime.GOARCH, command)
 	checkStatic(t, path)
-	if out, err := exec.CommandContext(t.Context(), path, "--version").CombinedOutput(); err != nil || !strings.Contains(string(out), "capability_exporter, version") {
+	if out, err := exec.CommandContext(t.Context(), path, "--version").CombinedOutput(); err != nil ||
+		!strings.Contains(string(out), "capability_exporter, version 1.2.3-rc.1 (branch: , revision: 0123abc)") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	if root, err := filepath.Abs(".."); err != nil || strings.Contains(read(t, path), root+"/exporter") {
 		t.Errorf("it names the folder it was built in, %s, %v", root, err)
+	}
+	// To compile all of it for the other one takes a minute: Go is asked what it would compile for.
+	for _, arch := range []string{"amd64", "arm64"} {
+		if got := runFor(arch, strings.Replace(command, " go build ", " go env GOARCH # ", 1)); got != arch+"\n" {
+			t.Errorf("for %s it is built for %s", arch, got)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 const unitFile = "systemd/capability_exporter.service"
@@ -37,7 +39,9 @@ func TestUnitSandbox(t *testing.T) {
 		program(t, "setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs",
 		"--inh-caps=" + set, "--ambient-caps=" + set, "--bounding-set=-all," + set,
 		exporter, "--web.listen-address=" + address}
-	p := start(t, exec.CommandContext(t.Context(), program(t, "strace"), args...))
+	cmd := exec.CommandContext(t.Context(), program(t, "strace"), args...)
+	told := notified(t, cmd)
+	p := start(t, cmd)
 
 	metrics := p.scrape(t, address)
 	if got := series(metrics, "capability_exporter_capabilities_info"); len(got) != 2 {
@@ -49,7 +53,9 @@ func TestUnitSandbox(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	waitTold(t, told, "WATCHDOG=1") // all that it does for systemd is in the trace
 	p.stop(t)
+	waitTold(t, told, "STOPPING=1")
 
 	calls := readTrace(t, trace, exporter)
 	for _, needed := range []string{"bpf", "futex", "mmap"} { // or else the trace is of something else
@@ -88,6 +94,47 @@ func TestUnitSandbox(t *testing.T) {
 	}
 }
 
+// notified makes a command think that systemd has started it, and has a watchdog
+// for it that is to be fed as soon as it can be. It returns what that is told.
+func notified(t *testing.T, cmd *exec.Cmd) <-chan string {
+	t.Helper()
+	path := filepath.Join(worldReadableDir(t), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { manager.Close() })
+	if err := os.Chmod(path, 0o777); err != nil { // as systemd's is
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+path, "WATCHDOG_USEC=1000000")
+	told := make(chan string, 1000)
+	go func() {
+		for message := make([]byte, 1024); ; {
+			n, err := manager.Read(message)
+			if err != nil {
+				return
+			}
+			told <- string(message[:n])
+		}
+	}()
+	return told
+}
+
+func waitTold(t *testing.T, told <-chan string, want string) {
+	t.Helper()
+	for end := time.After(patience); ; {
+		select {
+		case got := <-told:
+			if got == want {
+				return
+			}
+		case <-end:
+			t.Fatalf("systemd is not told %q", want)
+		}
+	}
+}
+
 // TestUnitSettings holds every setting, each with its section: one that is
 // missing, misspelled or in another section systemd passes over with a line in
 // a log. What is added must be added here.
@@ -99,7 +146,8 @@ func TestUnitSettings(t *testing.T) {
 		"Unit Documentation": {"man:capabilities(7)"},
 		"Unit After":         {"network.target"},
 
-		"Service Type":            {"exec"},
+		"Service Type":            {"notify"},
+		"Service WatchdogSec":     {"1min"},
 		"Service EnvironmentFile": {"-/etc/default/capability_exporter"}, // "-": there need not be one
 		"Service ExecStart":       {program + " $ARGS"},                  // without braces, so that it is several arguments
 		"Service Restart":         {"on-failure"},
@@ -141,7 +189,7 @@ func TestUnitSettings(t *testing.T) {
 		"Service LockPersonality":         {"yes"},
 		"Service MemoryDenyWriteExecute":  {"yes"},
 		"Service KeyringMode":             {"private"},
-		"Service RestrictAddressFamilies": {"AF_INET AF_INET6"},
+		"Service RestrictAddressFamilies": {"AF_INET AF_INET6 AF_UNIX"},
 
 		"Service SystemCallArchitectures": {"native"},                      // another has other numbers
 		"Service SystemCallFilter":        readUnit(t)["SystemCallFilter"], // TestUnitSystemCalls has it

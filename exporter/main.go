@@ -17,6 +17,7 @@ import (
 	"capability_exporter/exporter/internal/limits"
 	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/privilege"
+	"capability_exporter/exporter/internal/sdnotify"
 )
 
 func main() {
@@ -38,6 +39,7 @@ func main() {
 		dropRest:       privilege.DropRest,
 		confine:        confine.Confine,
 		held:           collectors.HeldByProcess,
+		manager:        sdnotify.Connect,
 	}))
 	if err != nil {
 		last := logging.NewQueue(os.Stderr) // which may not be read, and must not keep us

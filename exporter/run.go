@@ -11,6 +11,7 @@ import (
 	"capability_exporter/collectors"
 	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/privilege"
+	"capability_exporter/exporter/internal/sdnotify"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -42,6 +43,7 @@ type env struct {
 	dropRest       func() error // what dropPrivileges has left
 	confine        func(files confine.Files, logger *slog.Logger) error
 	held           collectors.Held
+	manager        func() (*sdnotify.Manager, error) // who is told when it counts
 }
 
 // What is opened at one time: to start, where it is most while programs are

@@ -553,21 +553,12 @@ func startUnit(t *testing.T) *process {
 	output(t, "systemctl", "enable", "--now", unitName)
 	p := &process{instance: &instance{address: "127.0.0.1:10041", client: newClient()}}
 	t.Cleanup(p.client.CloseIdleConnections)
-	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+p.address+web.ReadyPath, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response, err := p.client.Do(request)
-		if err == nil {
-			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				break
-			}
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("it is not ready: %v\n%s", err, output(t, "journalctl", "--no-pager", "--unit="+unitName))
-		}
+	// systemctl(1) has waited until it said that it is ready.
+	if got := p.get(t, web.ReadyPath).StatusCode; got != http.StatusOK {
+		t.Fatalf("it says that it is ready, and answers %d\n%s", got, output(t, "journalctl", "--no-pager", "--unit="+unitName))
+	}
+	if got := property(t, unitName, "StatusText"); !strings.HasPrefix(got, "Counting capability checks via ") {
+		t.Errorf("its status is %q", got)
 	}
 	var err error
 	if p.pid, err = strconv.Atoi(property(t, unitName, "MainPID")); err != nil {
@@ -596,6 +587,9 @@ func (p *process) stopUnit(t *testing.T) {
 		if n := p.metric(t, `capability_held_processes{capability="`+capability+`",scope="host",workload="`+unitName+`"}`); n != 1 {
 			t.Errorf("%v processes of its own hold %s", n, capability)
 		}
+	}
+	if restarts := property(t, unitName, "NRestarts"); restarts != "0" {
+		t.Errorf("it was started again %s times", restarts)
 	}
 	output(t, "systemctl", "stop", unitName)
 	result, status := property(t, unitName, "Result"), property(t, unitName, "ExecMainStatus")

@@ -23,6 +23,7 @@ import (
 	"capability_exporter/exporter/internal/limits"
 	"capability_exporter/exporter/internal/logging"
 	"capability_exporter/exporter/internal/pods"
+	"capability_exporter/exporter/internal/sdnotify"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -71,6 +72,11 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	stopServer := sync.OnceFunc(server.Stop)
 	defer stopServer()
 
+	manager, err := e.manager() // before it is confined
+	if err != nil {
+		logger.Warn("The service manager is not told anything: where it waits to be, it will end this", "err", err)
+	}
+	defer func() { err = errors.Join(err, manager.Close()) }()
 	tracer, err := e.openTracer(bpf.Options{
 		SeriesLimit:  cfg.seriesLimit,
 		HeldInterval: cfg.heldInterval,
@@ -101,6 +107,8 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	var running sync.WaitGroup
 	running.Go(func() { history.Run(historyCtx) })
 	state.Attach(tracer.Info(), history)
+	running.Go(func() { watch(historyCtx, manager, history, server, logger) })
+	warn(logger, manager.Ready(fmt.Sprintf("Counting capability checks via %s", tracer.Info().Source)))
 
 	select {
 	case <-ctx.Done():
@@ -108,11 +116,25 @@ func serve(ctx context.Context, e env, cfg *config, found circumstances, clients
 	case err = <-server.Failed():
 		err = fmt.Errorf("serving stopped: %w", err)
 	}
+	warn(logger, manager.Stopping())
 	state.Detach()
 	stopHistory()
 	stopServer()
 	running.Wait()
 	return err
+}
+
+// watch feeds the watchdog for as long as snapshots are taken and HTTP is answered.
+func watch(ctx context.Context, manager *sdnotify.Manager, history *web.Recent, server *web.Server, logger *slog.Logger) {
+	works := func() error { return errors.Join(history.GoesOn(time.Now()), server.Answers()) }
+	manager.Watch(ctx, works, func(err error) { logger.Error("The watchdog is not fed", "err", err) })
+}
+
+// warn is for what is told to the service manager: nothing else depends on it.
+func warn(logger *slog.Logger, err error) {
+	if err != nil {
+		logger.Warn("The service manager was not told how it is", "err", err)
+	}
 }
 
 // settle gives up what is of no use once the kernel side is attached.

@@ -34,6 +34,7 @@ import (
 	"capability_exporter/exporter/internal/confine"
 	"capability_exporter/exporter/internal/exportertest"
 	"capability_exporter/exporter/internal/privilege"
+	"capability_exporter/exporter/internal/sdnotify"
 	"capability_exporter/exporter/internal/web"
 )
 
@@ -110,6 +111,7 @@ func fakeEnv(open func(bpf.Options) (tracer, error), stderr io.Writer, args ...s
 		confine:    func(confine.Files, *slog.Logger) error { return nil },
 		dropRest:   func() error { return errors.New("nobody wants to give up the rest") },
 		held:       func() ([]cap.Value, error) { return bpf.RequiredCapabilities(), nil },
+		manager:    sdnotify.Connect,
 	}
 }
 
@@ -381,6 +383,102 @@ func TestWhatIsNotInTheLogIsCounted(t *testing.T) {
 		if !regexp.MustCompile(pattern).MatchString(page) {
 			t.Errorf("no %s", pattern)
 		}
+	}
+}
+
+// systemd is a service manager with a watchdog, which the environment names. What
+// it is told is had by calling it; "" after a while in which it was told nothing.
+func systemd(t *testing.T) func(time.Duration) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "notify")
+	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { manager.Close() })
+	t.Setenv("NOTIFY_SOCKET", path)
+	t.Setenv("WATCHDOG_USEC", "100000")
+	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	return func(wait time.Duration) string {
+		t.Helper()
+		if err := manager.SetReadDeadline(time.Now().Add(wait)); err != nil {
+			t.Fatal(err)
+		}
+		message := make([]byte, 1024)
+		n, err := manager.Read(message)
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatal(err)
+		}
+		return string(message[:n])
+	}
+}
+
+// systemd hears that the program is ready once it is, that it works for as long
+// as it does, and that it stops.
+func TestTheServiceManagerIsTold(t *testing.T) {
+	hear := systemd(t)
+	attach := make(chan struct{})
+	i := start(t, func(bpf.Options) (tracer, error) {
+		<-attach
+		return exportertest.NewTracer(bpf.Info{Source: bpf.SourceFexit}, bpf.Snapshot{}), nil
+	})
+	if got := hear(200 * time.Millisecond); got != "" {
+		t.Errorf("told %q before it has attached", got)
+	}
+	close(attach)
+	// besides is the first that is not to feed the watchdog.
+	besides := func() (got string) {
+		for range 300 { // it comes soon, or not at all
+			if got = hear(time.Minute); got != "WATCHDOG=1" {
+				break
+			}
+		}
+		return got
+	}
+	if got, want := besides(), "READY=1\nSTATUS=Counting capability checks via fexit"; got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	if got := i.get(t, web.ReadyPath).StatusCode; got != http.StatusOK {
+		t.Errorf("said to be ready, and answers %d", got)
+	}
+	for range 3 {
+		if got := hear(time.Minute); got != "WATCHDOG=1" {
+			t.Errorf("told %q", got)
+		}
+	}
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+	if got := besides(); got != "STOPPING=1" {
+		t.Errorf("told %q", got)
+	}
+}
+
+// It asks itself over no TLS, and without a password.
+func TestTheWatchdogIsFedBehindTLS(t *testing.T) {
+	dir := t.TempDir()
+	writeCertificate(t, dir)
+	config := filepath.Join(dir, "web.yml")
+	if err := os.WriteFile(config, []byte("tls_server_config: {cert_file: cert.pem, key_file: key.pem}\n"+
+		"basic_auth_users: {alice: '"+bcryptSecret(t)+"'}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hear := systemd(t)
+	start(t, opens(&exportertest.Tracer{}), "--web.config.file="+config)
+	for got := ""; got != "WATCHDOG=1"; {
+		if got = hear(time.Minute); got == "" {
+			t.Fatal("it is not fed")
+		}
+	}
+}
+
+func TestNoServiceManagerIsNoReasonToEnd(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", filepath.Join(t.TempDir(), "none"))
+	i := start(t, opens(&exportertest.Tracer{}))
+	i.log.waitFor(t, `level=WARN .*(NOTIFY_SOCKET=)`)
+	i.waitReady(t)
+	if err := i.stop(); err != nil {
+		t.Errorf("stopped with %v", err)
 	}
 }
 

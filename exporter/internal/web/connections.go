@@ -46,6 +46,9 @@ func (c *connections) note(conn net.Conn, state http.ConnState) net.Conn {
 	defer c.mu.Unlock()
 	switch state {
 	case http.StateNew:
+		if isPipe(conn) { // which is over at once, and no client is to go for it
+			return nil
+		}
 		if c.open == nil {
 			c.open = make(map[net.Conn]*connection)
 		}

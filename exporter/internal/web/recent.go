@@ -2,6 +2,7 @@ package web
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"path"
 	"slices"
@@ -15,6 +16,7 @@ import (
 const (
 	recentInterval = 10 * time.Second
 	recentWindow   = 5 * time.Minute
+	recentPatience = 3 * recentInterval // for a snapshot
 )
 
 // Source is where the snapshots come from.
@@ -42,13 +44,14 @@ type Recent struct {
 	adding   []addition    // room for a step
 	steps    []step        // oldest first, none older than recentWindow
 	snapshot *bpf.Snapshot // the last one that could be taken; its series are not kept
+	at       time.Time     // it was, or the history began
 	err      error         // why the last one could not be
 }
 
 // NewRecent has the history of one source of snapshots, from when Run is called,
 // with what is told of denials meanwhile.
 func NewRecent(source Source, denials *Denials) *Recent {
-	return &Recent{source: source, denials: denials}
+	return &Recent{source: source, denials: denials, at: time.Now()}
 }
 
 // counts is what is kept of an asker.
@@ -152,6 +155,22 @@ func (r *Recent) Run(ctx context.Context) {
 	}
 }
 
+// GoesOn fails where no snapshot could be taken for so long that several should
+// have been.
+func (r *Recent) GoesOn(now time.Time) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	since := now.Sub(r.at).Round(time.Second)
+	switch {
+	case since <= recentPatience:
+		return nil
+	case r.err != nil:
+		return fmt.Errorf("no snapshot could be taken for %v: %w", since, r.err)
+	default:
+		return fmt.Errorf("a snapshot takes more than %v", since)
+	}
+}
+
 // add takes in one snapshot, or the error in its place.
 func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 	r.mu.Lock()
@@ -229,7 +248,7 @@ func (r *Recent) add(now time.Time, snapshot *bpf.Snapshot, err error) {
 	r.adding = added
 	head := *snapshot
 	head.Workloads, head.Sites, head.Refusals = nil, nil, nil
-	r.snapshot = &head
+	r.snapshot, r.at = &head, now
 }
 
 // forget takes back what was added before the window.

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,6 +89,54 @@ func TestRecentWindow(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// The history says when it does not go on: where snapshots fail, or one does not
+// come to an end.
+func TestRecentGoesOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &stalling{gone: make(chan struct{})}
+		r := NewRecent(source, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { r.Run(ctx); close(done) }()
+		// want waits for some snapshots and looks just before the next.
+		want := func(snapshots int, want string) {
+			t.Helper()
+			time.Sleep(time.Duration(snapshots) * recentInterval)
+			synctest.Wait()
+			if got := fmt.Sprint(r.GoesOn(time.Now())); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+		want(100, "<nil>")
+		source.Set(errors.New("map is gone"))
+		want(3, "<nil>")
+		want(1, "no snapshot could be taken for 40s: map is gone")
+		source.Set(nil)
+		want(1, "<nil>")
+		source.stalled.Store(true)
+		want(3, "<nil>")
+		want(1, "a snapshot takes more than 40s")
+		close(source.gone)
+		want(1, "<nil>")
+		cancel()
+		<-done
+	})
+}
+
+// stalling comes to no end while it is stalled, until it is gone.
+type stalling struct {
+	exportertest.Tracer
+	stalled atomic.Bool
+	gone    chan struct{}
+}
+
+func (s *stalling) Snapshot() (*bpf.Snapshot, error) {
+	if s.stalled.Load() {
+		<-s.gone
+	}
+	return s.Tracer.Snapshot()
 }
 
 func TestRecentSeriesStartsAgain(t *testing.T) {

@@ -5,8 +5,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"syscall"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	toolkit "github.com/prometheus/exporter-toolkit/web"
 )
@@ -47,7 +50,13 @@ func TestStartServesEachAddress(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+	if err := server.Answers(); err != nil {
+		t.Error(err)
+	}
 	server.Stop()
+	if err := server.Answers(); !errors.Is(err, http.ErrServerClosed) {
+		t.Errorf("what has stopped answers: %v", err)
+	}
 	select {
 	case err := <-server.Failed():
 		t.Errorf("a stop is told as a failure: %v", err)
@@ -67,3 +76,38 @@ func TestStartServesAllOrNothing(t *testing.T) {
 		t.Error("the other address is still served")
 	}
 }
+
+// A server that does not come to answer is found out, in bounded time; and it is
+// not at a client's cost.
+func TestAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck, state := make(chan struct{}), &State{}
+		state.LimitConnections(1)
+		one, other := net.Pipe()
+		defer other.Close()
+		state.limits.connections.changed(remote{one}, http.StateNew)
+		answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) })
+		server := &Server{servers: []*http.Server{newServer(answer, state, slog.New(slog.DiscardHandler), func() {})}}
+		if err := server.Answers(); err != nil {
+			t.Errorf("who wants a password does not answer: %v", err)
+		}
+		if n := state.ConnectionsClosed(); n != 0 {
+			t.Errorf("%d clients had to go for it", n)
+		}
+		server.servers = append(server.servers, newServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-stuck }), state, slog.New(slog.DiscardHandler), func() {}))
+		began := time.Now()
+		if err := server.Answers(); !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(began) != answerTimeout {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+		close(stuck)
+		synctest.Wait()
+		if n := len(state.limits.connections.open); n != 1 {
+			t.Errorf("%d connections are open", n)
+		}
+	})
+}
+
+// remote is a connection from somewhere.
+type remote struct{ net.Conn }
+
+func (remote) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 1} }
