@@ -43,6 +43,8 @@ TEST_PACKAGES += ca-certificates     # Go's module downloads
 
 # Programs that are unpacked for the tests, and never installed (.tools/unpack).
 BIN := $(BUILD)/bin
+# Of these the newest that Debian has, which is what many run.
+NEWEST := $(BUILD)/newest/bin
 
 # Programs that tests start come from there and from the system, not from a
 # developer's PATH; Go's own folder stays in it.
@@ -221,13 +223,16 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap $(BIN)/logrotate $(BIN)/runc ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser, pscap, logrotate and runc in build/
+tools: $(BIN)/promtool $(BIN)/amtool $(NEWEST)/prometheus $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap $(BIN)/logrotate $(BIN)/runc ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser, pscap, logrotate and runc in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
 
 $(BIN)/amtool:
 	.tools/unpack alertmanager
+
+$(NEWEST)/prometheus:
+	.tools/unpack newest
 
 $(BIN)/systemd-analyze:
 	.tools/unpack systemd

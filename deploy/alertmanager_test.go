@@ -33,12 +33,14 @@ func TestRoutes(t *testing.T) {
 
 // A notification is what Alertmanager sends to a webhook.
 type notification struct {
-	receiver string // the end of the URL
-	Status   string `json:"status"`
-	Alerts   []struct {
-		Labels      map[string]string `json:"labels"`
-		Annotations map[string]string `json:"annotations"`
-	} `json:"alerts"`
+	receiver string          // the end of the URL
+	Status   string          `json:"status"`
+	Alerts   []notifiedAlert `json:"alerts"`
+}
+
+type notifiedAlert struct {
+	Labels      map[string]string `json:"labels"`
+	Annotations map[string]string `json:"annotations"`
 }
 
 // startAlertmanager runs a real one with the example configuration, which waits
