@@ -193,9 +193,9 @@ chart-check: chart-sums tools ## Check the Helm chart, for three versions of Kub
 	go -C .tools/chart test -vet=off -count=1 .
 
 .PHONY: check-rules
-check-rules: tools ## Check the alert rules and run their unit tests
-	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_fleet_test.yml rules_first_use_test.yml rules_week_test.yml owners_test.yml owners_held_test.yml
-	amtool check-config deploy/prometheus/alertmanager.yml
+check-rules: tools ## Check the alert rules and run their unit tests, with Debian's Prometheus and the newest
+	cd deploy/prometheus && printf '%s\n' $(BIN) $(NEWEST) | xargs -P 2 -I BIN \
+		sh -c 'BIN/promtool check config prometheus.yml && BIN/promtool test rules *_test.yml && BIN/amtool check-config alertmanager.yml'
 
 .PHONY: check-metrics
 check-metrics: tools ## Check the metrics' names and help texts
