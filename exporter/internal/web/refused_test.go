@@ -30,7 +30,8 @@ func TestTellRefused(t *testing.T) {
 			if user != "" {
 				r.SetBasicAuth(user, "secret")
 			}
-			if handler.ServeHTTP(w, r); w.Code != status {
+			handler.ServeHTTP(w, r)
+			if w.Code != status {
 				t.Errorf("status %d became %d", status, w.Code)
 			}
 			_, told, _ := strings.Cut(strings.TrimSuffix(out.String(), "\n"), "level=WARN ")
