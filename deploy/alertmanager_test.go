@@ -43,18 +43,24 @@ type notifiedAlert struct {
 	Annotations map[string]string `json:"annotations"`
 }
 
+// receiver takes what Alertmanager tells.
+func receiver(t *testing.T, told chan<- notification) http.Handler {
+	t.Helper()
+	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		n := notification{receiver: strings.TrimPrefix(r.URL.Path, "/")}
+		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+			t.Errorf("a notification: %v", err)
+		}
+		told <- n
+	})
+}
+
 // startAlertmanager runs a real one with the example configuration, which waits
 // as much less as the rules do. It returns its address, and what it tells.
 func startAlertmanager(t *testing.T) (address string, told <-chan notification) {
 	t.Helper()
 	notifications := make(chan notification, 1000)
-	webhook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		n := notification{receiver: strings.TrimPrefix(r.URL.Path, "/")}
-		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
-			t.Errorf("a notification: %v", err)
-		}
-		notifications <- n
-	}))
+	webhook := httptest.NewServer(receiver(t, notifications))
 	t.Cleanup(webhook.Close)
 	config := shorten(strings.ReplaceAll(read(t, "prometheus/alertmanager.yml"), "http://localhost:9095", webhook.URL))
 	dir := t.TempDir()

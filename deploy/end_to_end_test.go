@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"flag"
@@ -61,7 +60,7 @@ func endToEnd(t *testing.T, program string, path func(name string) string) {
 	s := newSecrets(t)
 	told := make(chan notification, 1000)
 	// First, for what it takes to start it here is a use of CAP_SYS_ADMIN, too.
-	manager := s.startAlertmanager(t, path("alertmanager"), s.receive(t, told))
+	manager := s.startAlertmanager(t, path("alertmanager"), s.serve(t, "pager", receiver(t, told)))
 	exporter := s.startExporter(t, program)
 	fleet, appear := s.serveFleet(t)
 	prometheus := s.startPrometheus(t, path("prometheus"), manager, exporter, fleet)
@@ -145,14 +144,13 @@ func (n notification) text(alert notifiedAlert) string {
 // secrets are a certificate that all servers have, and the name and password
 // that each of them asks for.
 type secrets struct {
-	dir    string // cert.pem, key.pem and configurations
-	pool   *x509.CertPool
+	dir    string       // cert.pem, key.pem and configurations
 	client *http.Client // trusts the certificate
 }
 
 func newSecrets(t *testing.T) *secrets {
 	t.Helper()
-	s := &secrets{dir: worldReadableDir(t), pool: x509.NewCertPool()}
+	s := &secrets{dir: worldReadableDir(t)}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -169,14 +167,10 @@ func newSecrets(t *testing.T) *secrets {
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 	write(t, s.path("cert.pem"), string(certificate))
 	write(t, s.path("key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})))
-	s.pool.AppendCertsFromPEM(certificate)
-	s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: s.pool}}}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(certificate)
+	s.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
 	t.Cleanup(s.client.CloseIdleConnections)
-	for _, name := range []string{"cert.pem", "key.pem", s.webConfig(t, "exporter")} {
-		if err := os.Chown(filepath.Join(s.dir, filepath.Base(name)), 65534, 65534); err != nil { // whom the exporter becomes
-			t.Fatal(err)
-		}
-	}
 	return s
 }
 
@@ -242,18 +236,6 @@ func (s *secrets) serve(t *testing.T, server string, handler http.Handler) strin
 	return web.Listener.Addr().String()
 }
 
-// receive has a server for what Alertmanager tells, and returns its address.
-func (s *secrets) receive(t *testing.T, told chan<- notification) string {
-	t.Helper()
-	return s.serve(t, "pager", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		n := notification{receiver: strings.TrimPrefix(r.URL.Path, "/")}
-		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
-			t.Errorf("a notification: %v", err)
-		}
-		told <- n
-	}))
-}
-
 func (s *secrets) startAlertmanager(t *testing.T, binary, pager string) string {
 	t.Helper()
 	config := replace(t, read(t, "prometheus/alertmanager.yml"), map[string]string{
@@ -272,8 +254,13 @@ func (s *secrets) startAlertmanager(t *testing.T, binary, pager string) string {
 
 func (s *secrets) startExporter(t *testing.T, binary string) string {
 	t.Helper()
-	address := freeAddress(t)
-	p := start(t, exec.CommandContext(t.Context(), binary, "--web.listen-address="+address, "--web.config.file="+s.path("exporter.web.yml")))
+	address, config := freeAddress(t), s.webConfig(t, "exporter")
+	for _, path := range []string{s.path("cert.pem"), s.path("key.pem"), config} {
+		if err := os.Chown(path, 65534, 65534); err != nil { // whom the exporter becomes
+			t.Fatal(err)
+		}
+	}
+	p := start(t, exec.CommandContext(t.Context(), binary, "--web.listen-address="+address, "--web.config.file="+config))
 	s.ready(t, p, "exporter", address)
 	return address
 }
@@ -337,18 +324,6 @@ func (s *secrets) startPrometheus(t *testing.T, binary, manager, exporter, fleet
 		return p.hasData(ctx, `count(up{job="capability_exporter"} == 1) == 3 and on () count(cluster:capability_granted:since_seconds) == 2`, true)
 	})
 	return p
-}
-
-// replace replaces each of the texts, which must be there.
-func replace(t *testing.T, text string, by map[string]string) string {
-	t.Helper()
-	for old, substitute := range by {
-		if !strings.Contains(text, old) {
-			t.Fatalf("no %q in what is shipped", old)
-		}
-		text = strings.ReplaceAll(text, old, substitute)
-	}
-	return text
 }
 
 // runIn has a program of a name that nobody has had use CAP_SYS_ADMIN in a unit's cgroup.

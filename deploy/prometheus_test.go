@@ -140,13 +140,7 @@ func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	exporter.scrape(t, exporterAddress)
 
 	dir := t.TempDir()
-	config := read(t, "prometheus/prometheus.yml")
-	for old, substitute := range map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "15s": "1s"} {
-		if !strings.Contains(config, old) {
-			t.Fatalf("no %s in the example configuration", old)
-		}
-		config = strings.ReplaceAll(config, old, substitute)
-	}
+	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "15s": "1s"})
 	write(t, filepath.Join(dir, "prometheus.yml"), config)
 	for _, name := range []string{"rules.yml", "owners.yml"} {
 		write(t, filepath.Join(dir, name), shorten(read(t, "prometheus/"+name)))
@@ -180,6 +174,18 @@ func remember(t *testing.T, data string, clusters ...string) {
 	if out, err := exec.CommandContext(t.Context(), program(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", file, data).CombinedOutput(); err != nil {
 		t.Fatalf("promtool: %v\n%s", err, out)
 	}
+}
+
+// replace replaces each of the texts, which must be there.
+func replace(t *testing.T, text string, by map[string]string) string {
+	t.Helper()
+	for old, substitute := range by {
+		if !strings.Contains(text, old) {
+			t.Fatalf("no %q in what is shipped", old)
+		}
+		text = strings.ReplaceAll(text, old, substitute)
+	}
+	return text
 }
 
 var duration = regexp.MustCompile(`\b(\d+)([smhdw])\b`)

@@ -655,7 +655,7 @@ func TestTLSAndBasicAuth(t *testing.T) {
 	i := start(t, opens(&exportertest.Tracer{}), "--web.config.file="+config)
 	// Certificates are read by now, and TLS is on.
 	i.log.waitFor(t, `msg="(TLS is enabled.)"`)
-	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
+	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true} // as Prometheus does
 	ask := func(user, password string, want int) {
 		t.Helper()
 		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+"/metrics", nil)
