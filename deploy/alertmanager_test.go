@@ -90,8 +90,8 @@ func checkPage(t *testing.T, prometheus *prometheusServer, told <-chan notificat
 					!strings.HasSuffix(alert.Annotations["summary"], " used CAP_SYS_ADMIN for the first time") {
 					t.Errorf("the summary is %q", alert.Annotations["summary"])
 				}
-				if text := alert.Annotations["description"]; !strings.Contains(text, " on "+instance+";") {
-					t.Errorf("the description does not say where: %q", text)
+				if text := alert.Annotations["description"]; !strings.Contains(text, " on "+instance+" (asked for on that machine by ") {
+					t.Errorf("the description does not say where, or not what for: %q", text)
 				}
 				if alert.Annotations["runbook"] == "" {
 					t.Error("nothing says what to do")
