@@ -43,6 +43,8 @@ TEST_PACKAGES += ca-certificates     # Go's module downloads
 
 # Programs that are unpacked for the tests, and never installed (.tools/unpack).
 BIN := $(BUILD)/bin
+# Of these the newest that Debian has, which is what many run.
+NEWEST := $(BUILD)/newest/bin
 
 # Programs that tests start come from there and from the system, not from a
 # developer's PATH; Go's own folder stays in it.
@@ -191,9 +193,9 @@ chart-check: chart-sums tools ## Check the Helm chart, for three versions of Kub
 	go -C .tools/chart test -vet=off -count=1 .
 
 .PHONY: check-rules
-check-rules: tools ## Check the alert rules and run their unit tests
-	cd deploy/prometheus && promtool check config prometheus.yml && promtool test rules rules_test.yml rules_limits_test.yml rules_fleet_test.yml rules_first_use_test.yml rules_week_test.yml owners_test.yml owners_held_test.yml
-	amtool check-config deploy/prometheus/alertmanager.yml
+check-rules: tools ## Check the alert rules and run their unit tests, with Debian's Prometheus and the newest
+	cd deploy/prometheus && printf '%s\n' $(BIN) $(NEWEST) | xargs -P 2 -I BIN \
+		sh -c 'BIN/promtool check config prometheus.yml && BIN/promtool test rules *_test.yml && BIN/amtool check-config alertmanager.yml'
 
 .PHONY: check-metrics
 check-metrics: tools ## Check the metrics' names and help texts
@@ -248,13 +250,16 @@ packages: ## Install the Debian packages that the tests use
 	fi
 
 .PHONY: tools
-tools: $(BIN)/promtool $(BIN)/amtool $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap $(BIN)/logrotate $(BIN)/runc ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser, pscap, logrotate and runc in build/
+tools: $(BIN)/promtool $(BIN)/amtool $(NEWEST)/prometheus $(BIN)/systemd-analyze $(BIN)/apparmor_parser $(BIN)/pscap $(BIN)/logrotate $(BIN)/runc ## Unpack prometheus, alertmanager, systemd-analyze, apparmor_parser, pscap, logrotate and runc in build/
 
 $(BIN)/promtool:
 	.tools/unpack prometheus
 
 $(BIN)/amtool:
 	.tools/unpack alertmanager
+
+$(NEWEST)/prometheus:
+	.tools/unpack newest
 
 $(BIN)/systemd-analyze:
 	.tools/unpack systemd

@@ -33,12 +33,26 @@ func TestRoutes(t *testing.T) {
 
 // A notification is what Alertmanager sends to a webhook.
 type notification struct {
-	receiver string // the end of the URL
-	Status   string `json:"status"`
-	Alerts   []struct {
-		Labels      map[string]string `json:"labels"`
-		Annotations map[string]string `json:"annotations"`
-	} `json:"alerts"`
+	receiver string          // the end of the URL
+	Status   string          `json:"status"`
+	Alerts   []notifiedAlert `json:"alerts"`
+}
+
+type notifiedAlert struct {
+	Labels      map[string]string `json:"labels"`
+	Annotations map[string]string `json:"annotations"`
+}
+
+// receiver takes what Alertmanager tells.
+func receiver(t *testing.T, told chan<- notification) http.Handler {
+	t.Helper()
+	return http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		n := notification{receiver: strings.TrimPrefix(r.URL.Path, "/")}
+		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
+			t.Errorf("a notification: %v", err)
+		}
+		told <- n
+	})
 }
 
 // startAlertmanager runs a real one with the example configuration, which waits
@@ -46,13 +60,7 @@ type notification struct {
 func startAlertmanager(t *testing.T) (address string, told <-chan notification) {
 	t.Helper()
 	notifications := make(chan notification, 1000)
-	webhook := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		n := notification{receiver: strings.TrimPrefix(r.URL.Path, "/")}
-		if err := json.NewDecoder(r.Body).Decode(&n); err != nil {
-			t.Errorf("a notification: %v", err)
-		}
-		notifications <- n
-	}))
+	webhook := httptest.NewServer(receiver(t, notifications))
 	t.Cleanup(webhook.Close)
 	config := shorten(strings.ReplaceAll(read(t, "prometheus/alertmanager.yml"), "http://localhost:9095", webhook.URL))
 	dir := t.TempDir()
@@ -82,8 +90,8 @@ func checkPage(t *testing.T, prometheus *prometheusServer, told <-chan notificat
 					!strings.HasSuffix(alert.Annotations["summary"], " used CAP_SYS_ADMIN for the first time") {
 					t.Errorf("the summary is %q", alert.Annotations["summary"])
 				}
-				if text := alert.Annotations["description"]; !strings.Contains(text, " on "+instance+";") {
-					t.Errorf("the description does not say where: %q", text)
+				if text := alert.Annotations["description"]; !strings.Contains(text, " on "+instance+" (asked for on that machine by ") {
+					t.Errorf("the description does not say where, or not what for: %q", text)
 				}
 				if alert.Annotations["runbook"] == "" {
 					t.Error("nothing says what to do")

@@ -46,17 +46,23 @@ func skip(t *testing.T, why string) {
 // build/bin, or else of the system's.
 func program(t *testing.T, name string) string {
 	t.Helper()
-	unpacked, err := filepath.Abs(filepath.Join("..", "build", "bin", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range []string{unpacked, "/usr/sbin/" + name, "/usr/bin/" + name, "/sbin/" + name, "/bin/" + name} {
+	for _, path := range []string{built(t, "bin", name), "/usr/sbin/" + name, "/usr/bin/" + name, "/sbin/" + name, "/bin/" + name} {
 		if _, err := os.Stat(path); err == nil {
 			return path
 		}
 	}
 	skip(t, name+" is not here: run `make tools packages`")
 	return ""
+}
+
+// built returns the path of what `make` leaves in build/.
+func built(t *testing.T, path ...string) string {
+	t.Helper()
+	absolute, err := filepath.Abs(filepath.Join(append([]string{"..", "build"}, path...)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return absolute
 }
 
 // buildExporter builds the program as it is shipped, where any user can execute it.
@@ -176,14 +182,16 @@ func (p *process) eventually(t *testing.T, f func(context.Context) error) {
 }
 
 // get returns the body of a page that was served with status 200.
-func get(ctx context.Context, url string) (string, error) { return request(ctx, http.MethodGet, url) }
+func get(ctx context.Context, url string) (string, error) {
+	return requestBy(ctx, http.DefaultClient, http.MethodGet, url)
+}
 
-func request(ctx context.Context, method, url string) (string, error) {
+func requestBy(ctx context.Context, client *http.Client, method, url string) (string, error) {
 	request, err := http.NewRequestWithContext(ctx, method, url, http.NoBody)
 	if err != nil {
 		return "", err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		return "", err
 	}

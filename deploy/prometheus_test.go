@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -126,8 +127,9 @@ func checkDashboards(t *testing.T, prometheus *prometheusServer) {
 // prometheusServer is a Prometheus that has begun to scrape the exporter.
 type prometheusServer struct {
 	process  *process
-	api      string // ends in a slash
-	exporter string // its address, which is its instance
+	api      string       // ends in a slash
+	exporter string       // its address, which is its instance
+	client   *http.Client // nil: the usual one
 }
 
 func startPrometheus(t *testing.T, manager string) *prometheusServer {
@@ -138,18 +140,12 @@ func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	exporter.scrape(t, exporterAddress)
 
 	dir := t.TempDir()
-	config := read(t, "prometheus/prometheus.yml")
-	for old, substitute := range map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "15s": "1s"} {
-		if !strings.Contains(config, old) {
-			t.Fatalf("no %s in the example configuration", old)
-		}
-		config = strings.ReplaceAll(config, old, substitute)
-	}
+	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "15s": "1s"})
 	write(t, filepath.Join(dir, "prometheus.yml"), config)
 	for _, name := range []string{"rules.yml", "owners.yml"} {
 		write(t, filepath.Join(dir, name), shorten(read(t, "prometheus/"+name)))
 	}
-	remember(t, filepath.Join(dir, "data"))
+	remember(t, filepath.Join(dir, "data"), "")
 
 	p := &prometheusServer{api: "http://" + address + "/api/v1/", exporter: exporterAddress}
 	p.process = start(t, exec.CommandContext(t.Context(), binary,
@@ -161,13 +157,16 @@ func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	return p
 }
 
-// remember has a Prometheus' data say that what uses CAP_SYS_ADMIN has been learned for two days.
-func remember(t *testing.T, data string) {
+// remember has a Prometheus' data say that what uses CAP_SYS_ADMIN has been learned for two days, in each cluster, which are
+// given as labels.
+func remember(t *testing.T, data string, clusters ...string) {
 	t.Helper()
 	var text strings.Builder
 	text.WriteString("# TYPE cluster:capability_granted:since_seconds gauge\n")
-	for at := time.Now().Add(-time.Minute); at.Before(time.Now()); at = at.Add(10 * time.Second) {
-		fmt.Fprintf(&text, "cluster:capability_granted:since_seconds %d %d\n", at.Add(-48*time.Hour).Unix(), at.Unix())
+	for _, cluster := range clusters {
+		for at := time.Now().Add(-time.Minute); at.Before(time.Now()); at = at.Add(10 * time.Second) {
+			fmt.Fprintf(&text, "cluster:capability_granted:since_seconds%s %d %d\n", cluster, at.Add(-48*time.Hour).Unix(), at.Unix())
+		}
 	}
 	text.WriteString("# EOF\n")
 	file := filepath.Join(t.TempDir(), "memory")
@@ -175,6 +174,18 @@ func remember(t *testing.T, data string) {
 	if out, err := exec.CommandContext(t.Context(), program(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", file, data).CombinedOutput(); err != nil {
 		t.Fatalf("promtool: %v\n%s", err, out)
 	}
+}
+
+// replace replaces each of the texts, which must be there.
+func replace(t *testing.T, text string, by map[string]string) string {
+	t.Helper()
+	for old, substitute := range by {
+		if !strings.Contains(text, old) {
+			t.Fatalf("no %q in what is shipped", old)
+		}
+		text = strings.ReplaceAll(text, old, substitute)
+	}
+	return text
 }
 
 var duration = regexp.MustCompile(`\b(\d+)([smhdw])\b`)
@@ -224,7 +235,7 @@ func (p *prometheusServer) ask(ctx context.Context, endpoint string, values url.
 }
 
 func (p *prometheusServer) call(ctx context.Context, method, endpoint string, data any) error {
-	body, err := request(ctx, method, p.api+endpoint)
+	body, err := requestBy(ctx, cmp.Or(p.client, http.DefaultClient), method, p.api+endpoint)
 	if err != nil {
 		return err
 	}

@@ -739,6 +739,8 @@ func TestNothingIsLeftOpen(t *testing.T) {
 	}
 }
 
+// TestTLSAndBasicAuth: who has the wrong password is refused, and the log says
+// so, but not each time: a scraper tries again for ever.
 func TestTLSAndBasicAuth(t *testing.T) {
 	dir := t.TempDir()
 	pool := writeCertificate(t, dir)
@@ -751,14 +753,15 @@ func TestTLSAndBasicAuth(t *testing.T) {
 	i := start(t, opens(&exportertest.Tracer{}), "--web.config.file="+config)
 	// Certificates are read by now, and TLS is on.
 	i.log.waitFor(t, `msg="(TLS is enabled.)"`)
-	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}
-	for password, want := range map[string]int{"": 401, "wrong": 401, "secret": 200} {
-		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+web.HealthyPath, nil)
+	i.client.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: true} // as Prometheus does
+	ask := func(user, password string, want int) {
+		t.Helper()
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+i.address+"/metrics", nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if password != "" {
-			request.SetBasicAuth("alice", password)
+		if user != "" {
+			request.SetBasicAuth(user, password)
 		}
 		response, err := i.client.Do(request)
 		if err != nil {
@@ -766,7 +769,26 @@ func TestTLSAndBasicAuth(t *testing.T) {
 		}
 		response.Body.Close()
 		if response.StatusCode != want {
-			t.Errorf("password %q: %d, want %d", password, response.StatusCode, want)
+			t.Errorf("%q with password %q: %d, want %d", user, password, response.StatusCode, want)
+		}
+	}
+	ask("alice", "secret", http.StatusOK)
+	ask("", "", http.StatusUnauthorized)
+	for range 20 {
+		ask("alice", "wrong", http.StatusUnauthorized)
+	}
+	ask("alice", "secret", http.StatusOK)
+	if err := i.stop(); err != nil {
+		t.Error(err)
+	}
+	log := i.log.whole()
+	for pattern, want := range map[string]int{
+		`level=WARN .*msg="A client is refused: it gives no password" client=127\.0\.0\.1:\d+\n`:              1,
+		`level=WARN .*msg="A client is refused: wrong user or password" client=127\.0\.0\.1:\d+ user=alice\n`: 9,
+		`A client is refused`: 10,
+	} {
+		if got := len(regexp.MustCompile(pattern).FindAllString(log, -1)); got != want {
+			t.Errorf("%d lines of %s, want %d:\n%s", got, pattern, want, log)
 		}
 	}
 }

@@ -101,15 +101,17 @@ func (t *tree) write(dir string, paths ...string) error {
 		}
 	}
 	// If none are unpacked, a command that needs one will say so.
-	programs := filepath.Join(t.root, "build", "bin")
-	if _, err := os.Stat(programs); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err := folder(filepath.Join(dir, "build")); err != nil {
-		return err
-	}
-	if err := os.Symlink(programs, filepath.Join(dir, "build", "bin")); err != nil {
-		return fmt.Errorf("copying: %w", err)
+	for _, unpacked := range []string{"bin", "newest"} {
+		programs := filepath.Join(t.root, "build", unpacked)
+		if _, err := os.Stat(programs); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err := folder(filepath.Join(dir, "build")); err != nil {
+			return err
+		}
+		if err := os.Symlink(programs, filepath.Join(dir, "build", unpacked)); err != nil {
+			return fmt.Errorf("copying: %w", err)
+		}
 	}
 	return nil
 }

@@ -20,9 +20,12 @@ const (
 // rubbish to the port a thousand times must not fill the log with a thousand
 // lines. The next line that is written says how many were not. Lines below
 // warn are not counted, nobody can bring them about from outside.
-func limited(logger *slog.Logger) *slog.Logger {
+func limited(logger *slog.Logger) *slog.Logger { return limitedTo(logger, clientInterval) }
+
+// limitedTo is limited, to another interval and by a budget of its own.
+func limitedTo(logger *slog.Logger, interval time.Duration) *slog.Logger {
 	return slog.New(clientHandler{logger.Handler(), &clientBudget{
-		limiter: rate.NewLimiter(rate.Every(clientInterval), clientBurst),
+		limiter: rate.NewLimiter(rate.Every(interval), clientBurst),
 	}})
 }
 

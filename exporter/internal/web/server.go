@@ -162,12 +162,19 @@ func Start(handler http.Handler, flags *toolkit.FlagConfig, s *State, logger *sl
 		}
 	}
 
+	unlimited := logger
 	logger = limited(logger)
 	w := &Server{failed: make(chan error, len(configs))}
 	bound := make(chan struct{}, len(configs))
 	for _, config := range configs {
 		report := sync.OnceFunc(func() { bound <- struct{}{} })
-		server := newServer(handler, s, logger, report)
+		var server *http.Server
+		server = newServer(handler, s, logger, func() {
+			if *flags.WebConfigFile != "" { // by now the toolkit has put its own around the handler
+				server.Handler = tellRefused(server.Handler, unlimited)
+			}
+			report()
+		})
 		w.servers = append(w.servers, server)
 		w.running.Go(func() {
 			if err := toolkit.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
