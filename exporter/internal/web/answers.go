@@ -66,5 +66,8 @@ func (l *pipeListener) Accept() (net.Conn, error) {
 func (*pipeListener) Close() error     { return nil }
 func (l *pipeListener) Addr() net.Addr { return l.address }
 
+// pipe is the address of who asks from within, and of no client.
+const pipe = "pipe"
+
 // isPipe tells a connection from within from a client's.
-func isPipe(conn net.Conn) bool { return conn.RemoteAddr().Network() == "pipe" }
+func isPipe(conn net.Conn) bool { return conn.RemoteAddr().String() == pipe }

@@ -19,11 +19,15 @@ const maxUser = 64
 
 // tellRefused puts a log around the toolkit's handler, which refuses who has not
 // the right password and tells nobody. Else all that an operator sees of it is
-// that Prometheus says the target is down.
+// that Prometheus says the target is down. The program's own questions need no
+// password (see Answers): that they are refused is an answer.
 func tellRefused(handler http.Handler, logger *slog.Logger) http.Handler {
 	logger = limitedTo(logger, refusedInterval)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handler.ServeHTTP(refusal{w, r, logger}, r)
+		if r.RemoteAddr != pipe {
+			w = refusal{w, r, logger}
+		}
+		handler.ServeHTTP(w, r)
 	})
 }
 

@@ -167,14 +167,13 @@ func Start(handler http.Handler, flags *toolkit.FlagConfig, s *State, logger *sl
 	w := &Server{failed: make(chan error, len(configs))}
 	bound := make(chan struct{}, len(configs))
 	for _, config := range configs {
-		report := sync.OnceFunc(func() { bound <- struct{}{} })
 		var server *http.Server
-		server = newServer(handler, s, logger, func() {
+		server = newServer(handler, s, logger, sync.OnceFunc(func() { // there may be several sockets, and Answers comes again and again
 			if *flags.WebConfigFile != "" { // by now the toolkit has put its own around the handler
 				server.Handler = tellRefused(server.Handler, unlimited)
 			}
-			report()
-		})
+			bound <- struct{}{}
+		}))
 		w.servers = append(w.servers, server)
 		w.running.Go(func() {
 			if err := toolkit.ListenAndServe(server, config, logger); !errors.Is(err, http.ErrServerClosed) {
