@@ -249,6 +249,8 @@ static __always_inline u64 number_of(struct task_struct *task)
 {
 	u64 n = (u64)task;
 
+	if (FIELD_OFFSET(task->signal) > MAX_WORD) /* of a kernel whose task_struct is large, or has its fields in another order */
+		return bpf_get_current_task();
 	asm volatile("%0 -= %1" : "+r"(n) : "r"(task->signal));
 	return n + word(task, FIELD_OFFSET(task->signal), CAST);
 }
