@@ -74,7 +74,12 @@ func run(args []string, out io.Writer) error {
 	if err := os.Chdir(repository); err != nil { // nfpm.yaml names files from there
 		return err
 	}
-	return errors.Join(r.packages(), r.image(), r.checksums(out))
+	for _, step := range []func() error{r.packages, r.image, func() error { return r.checksums(out) }} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // packages are made of the one unit that there is, with the program where
