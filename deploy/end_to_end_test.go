@@ -87,6 +87,14 @@ func endToEnd(t *testing.T, program string, path func(name string) string) {
 			}
 		}
 	})
+	for over := time.After(4 * time.Second); over != nil; { // longer than Alertmanager waits before it tells more of one group
+		select {
+		case n := <-told:
+			note(t, pages, n)
+		case <-over:
+			over = nil
+		}
+	}
 	if alerts := prometheus.number(t, `count(ALERTS{alertstate="firing", process="newcomer"})`); alerts != 2 {
 		t.Errorf("%v alerts of a program that is new in two clusters", alerts)
 	}
@@ -240,8 +248,8 @@ func (s *secrets) startAlertmanager(t *testing.T, binary, pager string) string {
 	t.Helper()
 	config := replace(t, read(t, "prometheus/alertmanager.yml"), map[string]string{
 		"http://localhost:9095": "https://" + pager,
-		// Four seconds: as long as it takes until both nodes of the one cluster have been scraped.
-		"group_wait: 30s": fmt.Sprintf("group_wait: %ds", 4*speedup),
+		// Six seconds: longer than it takes until both nodes of the one cluster have been scraped.
+		"group_wait: 30s": fmt.Sprintf("group_wait: %ds", 6*speedup),
 	})
 	write(t, s.path("alertmanager.yml"), shorten(config)+"global:\n  http_config:\n    "+s.clientConfig("pager", "    "))
 	address := freeAddress(t)
