@@ -51,8 +51,9 @@ func TestSnapshotUnderLoad(t *testing.T) {
 	if n := count(s); short(n, asked.Load(), missed) || n < snapshots {
 		t.Errorf("%d checks in the end, and %d missed, want %d", n, missed, asked.Load())
 	}
-	if behind > every+missed {
-		t.Errorf("a snapshot was %d checks behind, want %d at most, and %d were missed", behind, every, missed)
+	// What is pending of the key in a bank goes to its counters at once, and the task may have been on each CPU in between.
+	if most := every * uint64(tr.counters.banks); behind > most+missed {
+		t.Errorf("a snapshot was %d checks behind, want %d at most, and %d were missed", behind, most, missed)
 	}
 	t.Logf("%d checks, %d missed; at most %d behind", count(s), missed, behind)
 }
