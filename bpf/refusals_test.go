@@ -174,6 +174,11 @@ func TestRefusals(t *testing.T) {
 		ask("permissive", "limited", "passed", false, none)
 	}
 
+	eventually(t, "the last refusal is announced", func() bool { // the ring is read when there is time for it
+		mu.Lock()
+		defer mu.Unlock()
+		return told["namespaced"].LSM != ""
+	})
 	mu.Lock()
 	a := told["limited"]
 	if !a.Denied || a.UserNS || a.Capability != uint8(cap.SYS_ADMIN) && a.Capability != wakeAlarm || a.LSM != module || a.Cgroup.Path != "/refusing" || a.TGID == 0 {
