@@ -107,6 +107,11 @@ func TestMetricsGolden(t *testing.T) {
 			if page.StatusCode != http.StatusOK || !strings.HasPrefix(page.Header.Get("Content-Type"), strings.Split(test.accept, ";")[0]) {
 				t.Fatalf("answered %s as %s", page.Status, page.Header.Get("Content-Type"))
 			}
+			for _, family := range []string{"\ngo_goroutines ", "\nprocess_open_fds ", "\ncapability_exporter_build_info{"} {
+				if !strings.Contains(page.body, family) {
+					t.Errorf("no %q on the page", family)
+				}
+			}
 			if test.accept == "text/plain" {
 				inReadme(t, page.body)
 			}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"capability_exporter/exporter/internal/web"
 )
 
 // TestPackages has dpkg and rpm install what a release consists of, systemd run it, and both remove it again; and Podman run the
@@ -74,24 +71,6 @@ func checkNothingLeft(t *testing.T, before map[string]bool) {
 	if users := output(t, "getent", "passwd"); strings.Contains(users, "capability") {
 		t.Errorf("a user is left:\n%s", users)
 	}
-}
-
-// serving is the exporter as its unit has started it.
-func serving(t *testing.T, address string) *process {
-	t.Helper()
-	if got := property(t, unitName, "SubState"); got != "running" {
-		t.Fatalf("it is %s\n%s", got, output(t, "journalctl", "--no-pager", "--unit="+unitName))
-	}
-	p := &process{instance: &instance{address: address, client: newClient()}}
-	t.Cleanup(p.client.CloseIdleConnections)
-	if got := p.get(t, web.ReadyPath).StatusCode; got != http.StatusOK {
-		t.Fatalf("it is running, and not ready: %d", got)
-	}
-	var err error
-	if p.pid, err = strconv.Atoi(property(t, unitName, "MainPID")); err != nil {
-		t.Fatal(err)
-	}
-	return p
 }
 
 func testDeb(t *testing.T, deb string) {

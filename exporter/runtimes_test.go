@@ -551,9 +551,17 @@ func startUnit(t *testing.T) *process {
 	output(t, "install", "-m", "0755", exporter(t), "/usr/local/bin/")
 	output(t, "install", "-m", "0644", filepath.Join(filepath.Dir(exporter(t)), unitName), "/etc/systemd/system/")
 	output(t, "systemctl", "enable", "--now", unitName)
-	p := &process{instance: &instance{address: "127.0.0.1:10041", client: newClient()}}
+	return serving(t, "127.0.0.1:10041")
+}
+
+// serving is the exporter as its unit has started it: systemctl(1) has waited until it said that it is ready.
+func serving(t *testing.T, address string) *process {
+	t.Helper()
+	if got := property(t, unitName, "SubState"); got != "running" {
+		t.Fatalf("it is %s\n%s", got, output(t, "journalctl", "--no-pager", "--unit="+unitName))
+	}
+	p := &process{instance: &instance{address: address, client: newClient()}}
 	t.Cleanup(p.client.CloseIdleConnections)
-	// systemctl(1) has waited until it said that it is ready.
 	if got := p.get(t, web.ReadyPath).StatusCode; got != http.StatusOK {
 		t.Fatalf("it says that it is ready, and answers %d\n%s", got, output(t, "journalctl", "--no-pager", "--unit="+unitName))
 	}

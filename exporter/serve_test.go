@@ -390,15 +390,7 @@ func TestWhatIsNotInTheLogIsCounted(t *testing.T) {
 // it is told is had by calling it; "" after a while in which it was told nothing.
 func systemd(t *testing.T) func(time.Duration) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "notify")
-	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { manager.Close() })
-	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("WATCHDOG_USEC", "100000")
-	t.Setenv("WATCHDOG_PID", strconv.Itoa(os.Getpid()))
+	manager := exportertest.ServiceManager(t, 100*time.Millisecond)
 	return func(wait time.Duration) string {
 		t.Helper()
 		if err := manager.SetReadDeadline(time.Now().Add(wait)); err != nil {

@@ -3,29 +3,15 @@ package sdnotify
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-)
 
-// listen is a service manager, which the environment names.
-func listen(t *testing.T, watchdog time.Duration) *net.UnixConn {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "notify")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { conn.Close() })
-	t.Setenv("NOTIFY_SOCKET", path)
-	t.Setenv("WATCHDOG_PID", fmt.Sprint(os.Getpid()))
-	t.Setenv("WATCHDOG_USEC", fmt.Sprint(watchdog.Microseconds()))
-	return conn
-}
+	"capability_exporter/exporter/internal/exportertest"
+)
 
 func connect(t *testing.T) *Manager {
 	t.Helper()
@@ -63,7 +49,7 @@ func hush(t *testing.T, from *net.UnixConn) {
 }
 
 func TestMessages(t *testing.T) {
-	manager := listen(t, time.Minute)
+	manager := exportertest.ServiceManager(t, time.Minute)
 	m := connect(t)
 	for want, tell := range map[string]func() error{
 		"READY=1\nSTATUS=as it should be": func() error { return m.Ready("as it should be") },
@@ -82,7 +68,7 @@ func TestMessages(t *testing.T) {
 // TestWatch: the watchdog is fed while all is well, and by nothing else.
 func TestWatch(t *testing.T) {
 	const watchdog = 300 * time.Millisecond
-	manager := listen(t, watchdog)
+	manager := exportertest.ServiceManager(t, watchdog)
 	m := connect(t)
 	ctx, stop := context.WithCancel(t.Context())
 	asked, wrong, told, done := make(chan struct{}, 100), make(chan error), make(chan error, 100), make(chan struct{})
@@ -126,7 +112,7 @@ func TestWatch(t *testing.T) {
 
 // How often it is fed must leave it time for one that is late.
 func TestWatchIsOften(t *testing.T) {
-	manager := listen(t, 30*time.Second)
+	manager := exportertest.ServiceManager(t, 30*time.Second)
 	if m := connect(t); m.every != 30*time.Second {
 		t.Errorf("every %v", m.every)
 	}
@@ -160,12 +146,12 @@ func TestRefusals(t *testing.T) {
 	if err := m.Ready("x"); err != nil { // as if it had not been asked for
 		t.Error(err)
 	}
-	listen(t, 0)
+	exportertest.ServiceManager(t, 0)
 	if _, err := Connect(); err == nil {
 		t.Error("a watchdog of no time at all is fed")
 	}
 	t.Setenv("WATCHDOG_USEC", "")
-	manager := listen(t, time.Minute)
+	manager := exportertest.ServiceManager(t, time.Minute)
 	m = connect(t)
 	manager.Close()
 	if err := m.Stopping(); err == nil {
@@ -175,7 +161,7 @@ func TestRefusals(t *testing.T) {
 
 // TestNoRoom: a manager that reads nothing holds nobody up for long.
 func TestNoRoom(t *testing.T) {
-	listen(t, time.Minute)
+	exportertest.ServiceManager(t, time.Minute)
 	m := connect(t)
 	began := time.Now()
 	var err error
