@@ -127,9 +127,9 @@ static __noinline bool spill(u64 *ctx, u64 mark, u64 other)
 	return true;
 }
 
-/* leave leaves a mark in its place, and returns 0; or else the other one that has it, or NO_MARK where a mark has no place. */
 enum { NO_MARK = 1 };
 
+/* leave leaves a mark in its place, and returns 0; or else the other one that has it, or NO_MARK where a mark has no place. */
 static __always_inline u64 leave(u64 mark)
 {
 	struct mark *m = place_of(mark);

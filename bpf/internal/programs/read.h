@@ -61,10 +61,10 @@ enum reading {
 #define ENUM_EXISTS(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUMVAL_EXISTS)
 #define ENUM_VALUE(type, value) __builtin_preserve_enum_value(*(type *)value, BPF_ENUMVAL_VALUE)
 
-/* word reads 8 bytes at base + at, MAX_WORD at most, with one plain load; an address that cannot be read gives 0. The offset is added
- * before the cast: after it the verifier refuses a variable one. */
 enum { MAX_WORD = 0xff8 };
 
+/* word reads 8 bytes at base + at, MAX_WORD at most, with one plain load; an address that cannot be read gives 0. The offset is added
+ * before the cast: after it the verifier refuses a variable one. */
 static __always_inline u64 word(const void *base, u32 at, enum reading reading)
 {
 	const void *from = (void *)((u64)base + (at & MAX_WORD));
