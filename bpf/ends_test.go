@@ -40,13 +40,44 @@ func endNow(t *testing.T, tr *Tracer) {
 	}
 }
 
-// endAll does so until what is gone has ended and its slots are free: that a cgroup is gone is told a moment later.
+// endAll does so until what is gone has ended and its slots are free. It takes a few rounds: the kernel side's word that a cgroup is gone
+// comes a moment later, and a slot waits out its quarantine. The retention must be over.
 func endAll(t *testing.T, tr *Tracer) {
 	t.Helper()
-	for range 5 {
+	for round := 1; round <= 500; round++ {
 		time.Sleep(10 * time.Millisecond)
+		told := toldOfAll(t, tr)
 		endNow(t, tr)
+		if round >= 5 && told && inQuarantine(tr) == 0 {
+			return
+		}
 	}
+	t.Fatalf("after five seconds %d slots are in quarantine, or it has not been told which cgroups are gone", inQuarantine(tr))
+}
+
+// toldOfAll tells whether the tracer knows of each cgroup which is gone that it is.
+func toldOfAll(t *testing.T, tr *Tracer) bool {
+	t.Helper()
+	table := cgroupMap{tr.objects.Collection.Maps["cgroups"]}
+	for _, serial := range keysOf(t, tr, "cgroups", uint64(0)) {
+		r, err := table.Lookup(serial)
+		if err != nil {
+			t.Fatal(err)
+		}
+		tr.mu.Lock()
+		state := tr.series.cgroups.known[serial]
+		tr.mu.Unlock()
+		if r != nil && r.Offline != 0 && state != nil && state.gone == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func inQuarantine(tr *Tracer) int {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return len(tr.series.retired)
 }
 
 // TestSeriesEnd follows one series from its cgroup's removal to its slot's next use.
