@@ -37,6 +37,36 @@ func TestHostileNames(t *testing.T) {
 	}
 }
 
+// TestNamesOfEachLength: names are hashed and compared in words of eight bytes. Two that differ in the last byte alone are two series, and
+// two files of one name are one, whatever the kernel has behind it.
+func TestNamesOfEachLength(t *testing.T) {
+	tr := openLive(t, Options{})
+	var names []string
+	for _, n := range []int{1, 2, 6, 7, 8, 9, 15, 16, 17, 63, 64, 65, 240, 247, 248, 249, 254, 255} {
+		for _, last := range []string{"y", "z"} {
+			names = append(names, strings.Repeat("l", n-1)+last)
+		}
+	}
+	for range 2 {
+		for _, name := range names {
+			run(t, exec.Command(tiny(t, name)))
+		}
+	}
+	s := checkIdentities(t, tr)
+	for _, name := range names {
+		checks, series := 0, 0
+		for _, w := range s.Workloads {
+			if w.Process.Name == name {
+				checks += int(w.Count)
+				series++
+			}
+		}
+		if checks != 2 || series != 1 {
+			t.Errorf("%d checks in %d series of %q, want 2 in one", checks, series, name)
+		}
+	}
+}
+
 // TestManyCgroupNames makes cgroups of bad names, and one deeper than the kernel side's buffer is long.
 func TestHostileCgroups(t *testing.T) {
 	tr := openLive(t, Options{})

@@ -9,7 +9,7 @@ import (
 // TestVerified: the verifier gives up on a program after it has looked at a million instructions, counting each way that leads to
 // one (BPF_COMPLEXITY_LIMIT_INSNS). Another kernel's may take more ways than this one's, and each takes time at the start.
 func TestVerified(t *testing.T) {
-	const most = 250_000
+	const most = 150_000
 	one, two, probe := false, true, source.PeekProbe
 	for _, opts := range []Options{{pair: &one}, {pair: &two}, {}, {peek: &probe}} {
 		tr := openLive(t, opts)

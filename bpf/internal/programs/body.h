@@ -194,6 +194,8 @@ static __always_inline u32 bits_below(u64 bit)
 	return n * 0x0101010101010101 >> 56;
 }
 
+enum { AHEAD = CACHED_PER_PAGE / 2 }; /* more the verifier would follow, and hardly any task wants */
+
 /* look_ahead reads what the task will want, to no end but that the CPU fetches it all at once: since its last turn others may have had
  * the caches to themselves, and then each check of the turn would wait for its own entry. A page may have several tasks' turns. */
 static __always_inline void look_ahead(struct turn *t)
@@ -205,7 +207,7 @@ static __always_inline void look_ahead(struct turn *t)
 	t->found[2] = t->found[1];
 	t->found[1] = t->found[0];
 	t->found[0] = 0;
-	for (i = 0; i < CACHED_PER_PAGE && all; i++) {
+	for (i = 0; i < AHEAD && all; i++) {
 		at = bits_below(all & -all);
 		asm volatile("" : "+r"(at)); /* else the comparison is made before the shift, and the verifier learns nothing */
 		all &= all - 1;
@@ -232,11 +234,11 @@ static __always_inline int take_turn(struct turn *t, struct task_struct *task, u
 	t->task = (u64)task;
 	t->start = task->start_time;
 	t->exec_id = task->self_exec_id;
+	t->css_set = (u64)task->cgroups;
+	look_ahead(t); /* before the ways part: the verifier follows its loop once for each */
 	t->mm = (u64)task->mm;
 	t->exe = exe_of(task);
-	t->css_set = (u64)task->cgroups;
 	t->tick = settings.tick;
-	look_ahead(t);
 	who(bank);
 	t->who = s->who;
 	t->after = 0;

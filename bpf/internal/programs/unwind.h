@@ -63,24 +63,21 @@ GLOBAL u32 role_of(u64 ip, u32 bank)
 
 enum { SEEK, CALLER, WRAPPER, BY_CALLER, ASKER };
 
-/* unwind fills s->sample but for its words. What cannot be told is CLASS_UNKNOWN, and an asker that cannot be found is 0. */
-static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
+/* classify fills the scratch's sample, but for its words, from as many return addresses of its as there are frames. What cannot be told is
+ * CLASS_UNKNOWN, and an asker that cannot be found is 0. */
+GLOBAL int classify(u32 frames, u32 bank)
 {
-	struct sample *f = &s->sample;
-	u32 state = SEEK, above_trampoline = 0, role, i, frames;
-	struct stat_values *st = my_stats(bank);
-	long n;
+	struct scratch *s = my_scratch(bank & 1);
+	u32 state = SEEK, above_trampoline = 0, role, i;
+	struct sample *f;
 	u64 ip;
 
+	if (!s)
+		return 0;
+	f = &s->sample;
 	f->capable = f->iterator = f->trampoline = f->caller = f->wrapper = f->asker = 0;
 	f->class = CLASS_UNKNOWN;
 	f->by_caller = 0;
-	if (st)
-		st->unwinds++;
-	n = bpf_get_stack(ctx, s->ips, sizeof(s->ips), 0);
-	if (n <= 0)
-		return 0;
-	frames = n / 8;
 	for (i = 0; i < FRAMES; i++) {
 		if (i >= frames)
 			break;
@@ -147,6 +144,17 @@ static __noinline int unwind(void *ctx, struct scratch *s, u32 bank)
 		}
 	}
 	return 0;
+}
+
+static __always_inline void unwind(void *ctx, struct scratch *s, u32 bank)
+{
+	struct stat_values *st = my_stats(bank);
+	long n;
+
+	if (st)
+		st->unwinds++;
+	n = bpf_get_stack(ctx, s->ips, sizeof(s->ips), 0);
+	classify(n > 0 ? n / 8 : 0, bank);
 }
 
 enum { LESSONS = 16 };

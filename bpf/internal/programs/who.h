@@ -10,58 +10,57 @@ static __always_inline u32 class_of(u32 what) { return (what & WHAT_SITE) >> WHA
 
 static __always_inline u32 kind_of(u32 what) { return what >> WHAT_KIND_SHIFT & WHAT_KIND; }
 
-/* spell hashes a name, and keeps it. Two multiplications for each word: after one, the topmost bit of a word would move nothing but
- * itself, and a second word could undo it, whatever the seed. */
+/* Two multiplications for each word of a name: after one, the topmost bit of a word would move nothing but itself, and a second word
+ * could undo it, whatever the seed. */
+static __always_inline u64 mix(u64 hash, u64 w)
+{
+	hash = (hash ^ w) * settings.name_seed;
+	hash ^= hash >> 32;
+	hash *= settings.seed;
+	return hash ^ hash >> 29;
+}
+
+/* spell hashes a name, and keeps it. The last word, of which there may be less, comes after the loop: within it the verifier would
+ * follow both ways at each word. */
 static __always_inline u64 spell(const void *name, u32 len, u64 *to, enum reading reading)
 {
 	u64 hash = len, w;
 	u32 i;
 
-	for (i = 0; i < NAME_SIZE / 8; i++) {
-		if (i * 8 >= len)
+	for (i = 0; i < NAME_SIZE / 8 - 1; i++) {
+		if (i * 8 + 8 > len)
 			break;
 		w = word(name, i * 8, reading);
-		if (len - i * 8 < 8)
-			w &= (1ull << (len - i * 8) * 8) - 1;
 		to[i] = w;
-		hash = (hash ^ w) * settings.name_seed;
-		hash ^= hash >> 32;
-		hash *= settings.seed;
-		hash ^= hash >> 29;
+		hash = mix(hash, w);
 	}
-	return hash;
+	if (i * 8 >= len)
+		return hash;
+	w = word(name, i * 8, reading) & ((1ull << (len & 7) * 8) - 1);
+	to[i] = w;
+	return mix(hash, w);
 }
 
-/* who writes to the scratch who the current task is to people, and what a slot would have to know of it. */
-static __always_inline int who(u32 bank, enum reading reading)
+/* name_who writes to the scratch what file a task runs, if any. */
+static __always_inline void name_who(struct scratch *s, struct task_struct *task, enum reading reading)
 {
-	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
-	struct scratch *s = my_scratch(bank & 1);
-	enum reading far = reading == CAST ? CAST : HELPER;
 	struct dentry *dentry;
-	struct cgroup *cgroup;
 	struct mm_struct *mm;
 	struct file *exe;
 	u64 name;
 	u32 len;
 
-	if (!s)
-		return 0;
-	cgroup = cgroup_of(LOAD(reading, task->cgroups), far);
-	s->cgroup_at = (u64)cgroup;
-	/* A root's own is 0, of each hierarchy (cgroup_setup_root counts none). */
-	s->who.cgroup = LOAD(far, cgroup->self.serial_nr);
 	s->who.name = s->who.what = 0;
 	s->len = 0;
 	if (LOAD(reading, task->flags) & PF_KTHREAD) { /* even one that has borrowed a process's memory (kthread_use_mm) */
 		s->who.what = KIND_KERNEL << WHAT_KIND_SHIFT;
-		return 0;
+		return;
 	}
 	mm = LOAD(reading, task->mm);
 	exe = mm ? LOAD(reading, mm->exe_file) : NULL;
 	if (!exe) {
 		s->who.what = KIND_EXITING << WHAT_KIND_SHIFT;
-		return 0;
+		return;
 	}
 	dentry = LOAD(reading, exe->f_path.dentry);
 	/* As numbers: up to 6.1 the verifier lets no union be read whole, and none of them a pointer be added to. */
@@ -71,6 +70,24 @@ static __always_inline int who(u32 bank, enum reading reading)
 		len = NAME_SIZE - 1;
 	s->who.name = spell((void *)name, len, s->name, reading);
 	s->len = len;
+}
+
+/* who writes to the scratch who the current task is to people, and what a slot would have to know of it. The name comes first: the
+ * verifier follows its loop once for each way there, and there are several to the cgroup. */
+static __always_inline int who(u32 bank, enum reading reading)
+{
+	struct task_struct *task = reading == HELPER ? current_task() : bpf_get_current_task_btf();
+	struct scratch *s = my_scratch(bank & 1);
+	enum reading far = reading == CAST ? CAST : HELPER;
+	struct cgroup *cgroup;
+
+	if (!s)
+		return 0;
+	name_who(s, task, reading);
+	cgroup = cgroup_of(LOAD(reading, task->cgroups), far);
+	s->cgroup_at = (u64)cgroup;
+	/* A root's own is 0, of each hierarchy (cgroup_setup_root counts none). */
+	s->who.cgroup = LOAD(far, cgroup->self.serial_nr);
 	return 0;
 }
 
@@ -256,13 +273,14 @@ enum {
 };
 
 /* named tells whether a slot's name is the scratch's. */
-static __noinline bool named(u32 slot, struct scratch *s)
+GLOBAL u32 named(u32 slot, u32 bank)
 {
 	struct who_record *r = bpf_map_lookup_elem(&who_records, &slot);
+	struct scratch *s = my_scratch(bank & 1);
 	u64 *name;
 	u32 i;
 
-	if (!r || r->len != s->len)
+	if (!r || !s || r->len != s->len)
 		return false;
 	name = (u64 *)r->name;
 	for (i = 0; i < NAME_SIZE / 8; i++) {
@@ -364,7 +382,7 @@ GLOBAL u32 who_slot(u32 what, u32 bank)
 				break;
 		}
 		slot = *known;
-		if (named(slot, s))
+		if (named(slot, bank))
 			return slot;
 	}
 	/* After so many of one hash the owner may not have been looked for. */
