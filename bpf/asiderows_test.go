@@ -494,6 +494,24 @@ func absentLink(string) error {
 	return unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r)
 }
 
+// setMTU asks for what only CAP_NET_ADMIN may do with a device.
+func setMTU(string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	r, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	r.SetUint32(65536)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFMTU, r); err != unix.EPERM {
+		return fmt.Errorf("set the MTU of lo: %v, want EPERM", err)
+	}
+	return nil
+}
+
 // netlinkMessage is one with nothing in it but zeros.
 func netlinkMessage(kind, flags uint16, size int) []byte {
 	m := make([]byte, unix.SizeofNlMsghdr+size)
@@ -734,6 +752,9 @@ func asideRows() []asideRow {
 			wants: want(asideWants{"3 denied host": 1, "1 granted host": 1})},
 		// What comes next is of another function.
 		{name: "unrelated", alike: true, keep: admin, calls: calls(buffers, sethostname),
+			wants: want(asideWants{"12 denied host": 1, "21 granted host": 1})},
+		// The first is asked for by a function that asks for another in its place only where the device is not there.
+		{name: "mtu-and-hostname", alike: true, keep: admin, calls: calls(setMTU, sethostname),
 			wants: want(asideWants{"12 denied host": 1, "21 granted host": 1})},
 		{name: "in-between", alike: true, keep: admin, calls: []asideCall{cloneAs, sethostname, buffers, cloneAs}, wants: want(asideWants{
 			"40 denied host": 2, "21 granted host after 40": 2, "21 granted host": 1, "12 denied host": 1,

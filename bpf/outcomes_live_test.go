@@ -53,7 +53,7 @@ func TestOutcomesTold(t *testing.T) {
 			// By row of asideRows: the capabilities that are denied, and which are granted in their place.
 			want := map[string][]string{
 				"read": {"2 for 1"}, "read-denied": {"2", "1"}, "read-and-write": {"2 for 1"}, "checkpoint": {"40 for 21"}, "checkpoint-denied": {"40", "21"},
-				"ioprio": {"21 for 23"}, "unrelated": {"12"}, "in-between": {"40 for 21", "12"},
+				"ioprio": {"21 for 23"}, "unrelated": {"12"}, "mtu-and-hostname": {"12"}, "in-between": {"40 for 21", "12"},
 			}
 			if tr.features.PtRegs && !paranoid() { // of three the last makes up for both
 				want["perf-other"], want["perf-other-denied"] = []string{"38 for 19", "21 for 19"}, []string{"38", "21", "19"}
