@@ -337,9 +337,11 @@ func TestHousekeeping(t *testing.T) {
 	if err := os.Remove(cgroup); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(50 * time.Millisecond) // that it is gone is told a moment later
-	pass(10)
-	until("the end of a series whose cgroup is gone", func() bool { _, series := seriesOf(snapshot(t, tr), "/"+name, name); return series == 0 })
+	until("the end of a series whose cgroup is gone", func() bool { // which is told a moment later
+		pass(10)
+		_, series := seriesOf(snapshot(t, tr), "/"+name, name)
+		return series == 0
+	})
 }
 
 // TestAnnounced: what is told of a check is who made it, and how.

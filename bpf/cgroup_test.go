@@ -106,11 +106,13 @@ func TestWhichCgroup(t *testing.T) {
 // again: nothing changes for the others.
 func TestMovedBetweenHierarchies(t *testing.T) {
 	if hierarchyMount(t, "pids") == "" {
-		t.Skip("no v1 hierarchy is mounted here")
+		lacks(t, "no v1 hierarchy is mounted here")
 	}
-	tr := openLive(t, Options{})
 	services := []string{newCgroupIn(t, "pids", "r1A"), newCgroupIn(t, "pids", "r1B")}
 	other := newCgroupIn(t, "v2", "somebody")
+	// One is there already when it starts.
+	holder(t, other, exec.Command(idle(t, "somebody-else")))
+	tr := openLive(t, Options{})
 	for i := range 3 {
 		for _, dir := range services {
 			run(t, inCgroups(t, helper(executable(t, "r1"), "sethostname", "1000"), dir))
@@ -229,7 +231,12 @@ type sight struct {
 
 // watch is the helper that counts, wherever it has been put: for each line of its input it does what housekeeping does, and says
 // what it sees as a line of JSON.
-func watch([]string) error {
+func watch(args []string) error {
+	if len(args) > 0 {
+		if err := ownProc(args[0]); err != nil {
+			return err
+		}
+	}
 	tr, err := Open(Options{Retention: time.Minute})
 	if err != nil {
 		return err
@@ -298,6 +305,26 @@ func watchInTime(args []string) error {
 	return nil
 }
 
+// inside is a helper that runs another as in a container: it has PID, mount and cgroup namespaces of its own, and the cgroup in which it
+// stands is all there is.
+func inside(args []string) error {
+	cmd := helper("/proc/self/exe", args[0], args[1:]...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP}
+	return cmd.Run()
+}
+
+// ownProc mounts a /proc of the PID namespace.
+func ownProc(options string) error {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("keep mounts: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", 0, options); err != nil {
+		return fmt.Errorf("mount /proc: %w", err)
+	}
+	return nil
+}
+
 // startWatch starts a helper that watches, and returns what asks it.
 func startWatch(t *testing.T, cmd *exec.Cmd) (look func() []sight) {
 	t.Helper()
@@ -343,10 +370,11 @@ func startWatch(t *testing.T, cmd *exec.Cmd) (look func() []sight) {
 func TestFromInside(t *testing.T) {
 	needsRoot(t)
 	inV1 := hierarchyMount(t, "pids") != ""
-	cgroup := newCgroup(t, "from-inside")
-	cmd := helper(self(t), "watch")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWPID | unix.CLONE_NEWNS, Unshareflags: unix.CLONE_NEWCGROUP}
-	look := startWatch(t, cmd)
+	cgroup, own := newCgroup(t, "from-inside"), []string{newCgroup(t, "container")}
+	if inV1 {
+		own = append(own, newCgroupIn(t, "pids", "container"))
+	}
+	look := startWatch(t, inCgroups(t, helper(self(t), "inside", "watch", "hidepid=2"), own...))
 	want := []sight{{Path: "/from-inside", Process: "outside-v2"}}
 	run(t, inCgroup(cgroup, exec.Command(tiny(t, "outside-v2"))))
 	if inV1 {

@@ -361,6 +361,37 @@ func TestWithoutCast(t *testing.T) {
 	}
 }
 
+// TestLearnsAtStart: a tracer that has just been opened knows the stacks of the most usual checks, and others need not be unwound for it.
+func TestLearnsAtStart(t *testing.T) {
+	tr := openLive(t, Options{})
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	pairs := 0
+	for _, p := range tr.settings.Pairs {
+		if p.Caller != 0 {
+			pairs++
+		}
+	}
+	if pairs < lessonPairs {
+		t.Errorf("%d ways to cap_capable are known at the start, want %d", pairs, lessonPairs)
+	}
+}
+
+// TestSeeds: where a key has its place in the cache, and what hash a name has, nobody can know beforehand.
+func TestSeeds(t *testing.T) {
+	var a, b Options
+	a.setDefaults()
+	b.setDefaults()
+	for i := range a.seeds {
+		if a.seeds[i] == b.seeds[i] || a.seeds[i]&1 == 0 {
+			t.Errorf("seed %d of two starts: %#x and %#x, want others each time, and odd", i, a.seeds[i], b.seeds[i])
+		}
+	}
+	if a.seeds[0] == a.seeds[1] {
+		t.Errorf("the cache's seed is that of the names: %#x", a.seeds[0])
+	}
+}
+
 // TestOnlyUnwinding takes the slow way at each check, and finds the same.
 func TestOnlyUnwinding(t *testing.T) {
 	const n, name = 10_000, "unwound"

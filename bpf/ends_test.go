@@ -239,6 +239,10 @@ func TestOneName(t *testing.T) {
 			fresh.Add(1)
 		}
 	}})
+	inUse := tiny(t, "in-use")
+	for i := range 40 { // of 64 slots more than half are taken then, and no share is used up
+		run(t, inCgroup(newCgroup(t, fmt.Sprint("in-use-", i)), exec.Command(inUse)))
+	}
 	for range n {
 		run(t, exec.Command(tiny(t, name)))
 	}
@@ -253,12 +257,7 @@ func TestOneName(t *testing.T) {
 	if checks != n || series != 1 {
 		t.Errorf("%d checks in %d series of %d files, want one series of all", checks, series, n)
 	}
-	for range 100 {
-		if s := snapshot(t, tr); s.RingRecords >= uint64(s.Series) {
-			break
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	eventually(t, "all is announced", func() bool { s := snapshot(t, tr); return s.RingRecords >= uint64(s.Series) && fresh.Load() > 0 })
 	if got := fresh.Load(); got != 1 {
 		t.Errorf("announced as new %d times", got)
 	}

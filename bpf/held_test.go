@@ -374,11 +374,8 @@ func TestAsPscap(t *testing.T) {
 
 // lookInside is the helper that looks as the exporter does, with the two capabilities, where /proc shows it nothing: lookinside PATH.
 func lookInside(args []string) error {
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("keep mounts: %w", err)
-	}
-	if err := unix.Mount("proc", "/proc", "proc", 0, "hidepid=2"); err != nil {
-		return fmt.Errorf("mount /proc: %w", err)
+	if err := ownProc("hidepid=2"); err != nil {
+		return err
 	}
 	runtime.LockOSThread()
 	if err := becomeExporter(); err != nil {

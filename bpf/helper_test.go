@@ -30,6 +30,7 @@ func helpers() map[string]func(args []string) error {
 		"interrupted": interrupted,
 		"round":       passRound,
 		"watch":       watch,
+		"inside":      inside,
 		"watchintime": watchInTime,
 		"asking":      askOnAndOn,
 		"opens":       openOften,

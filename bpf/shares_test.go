@@ -15,7 +15,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -74,8 +73,9 @@ func asManyNames(dir string, n int, ask func()) error {
 		}
 		name = next
 		// Who gives up the CPU is asked for its name again.
-		pause := unix.Timespec{Nsec: 1}
-		_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&pause)), 0, 0)
+		if err := giveUpCPU(); err != nil {
+			return err
+		}
 		ask()
 	}
 	return nil

@@ -9,7 +9,8 @@ import (
 	"runtime"
 	"syscall"
 	"testing"
-	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // askInTurns is the helper that asks over and over on one CPU, and becomes another between: turns cgroup DIR..., turns exec
@@ -45,8 +46,28 @@ func askInTurns(args []string) error {
 		if err := os.Rename(self, filepath.Join(filepath.Dir(self), args[1])); err != nil {
 			return err
 		}
-		time.Sleep(time.Millisecond) // gives up the CPU
+		if err := giveUpCPU(); err != nil {
+			return err
+		}
 		return askSysAdmin(nil)
+	}
+	return nil
+}
+
+// giveUpCPU sleeps until the kernel has counted that the thread did: what is short may be over before it has begun.
+func giveUpCPU() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var before, now unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_THREAD, &before); err != nil {
+		return err
+	}
+	for now.Nvcsw <= before.Nvcsw {
+		pause := unix.Timespec{Nsec: 1000}
+		_ = unix.Nanosleep(&pause, nil)
+		if err := unix.Getrusage(unix.RUSAGE_THREAD, &now); err != nil {
+			return err
+		}
 	}
 	return nil
 }

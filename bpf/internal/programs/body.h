@@ -255,7 +255,7 @@ static __always_inline u32 who_of(u64 counted) { return counted >> (PENDING_BITS
 static __always_inline u32 pending(u64 counted) { return counted & ((1 << PENDING_BITS) - 1); }
 
 /* settle moves what is pending in an entry to its slots' counters. User space reads the counters first and then the entries,
- * and so must never find the same checks in both: it may miss them once, and then waits for them (see readCounters). */
+ * and so must never find the same checks in both: it may miss them once, and then waits for them (counters.read). */
 static __noinline int settle(struct cached *c, u64 then, u32 bank)
 {
 	u64 counted, *n;
