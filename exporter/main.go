@@ -1,6 +1,8 @@
 // Command capability_exporter is a Prometheus exporter for the capability
 // checks of the Linux kernel: which capability was asked for, by whom, and
-// whether it was denied. It runs with CAP_BPF and CAP_PERFMON alone.
+// whether it was denied. It runs with CAP_BPF and CAP_PERFMON alone. It puts
+// together what the packages below it know, and knows neither how checks are
+// counted nor what is said of them.
 package main
 
 import (

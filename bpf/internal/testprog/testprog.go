@@ -1,5 +1,5 @@
 // Package testprog holds BPF programs that only tests and benchmarks attach: an empty one, one that sends a record for each
-// check, and a witness that sends each check with its stack.
+// check, and a witness that sends each check with its stack. They stand in for somebody else's, and know nothing of ours.
 package testprog
 
 import (
