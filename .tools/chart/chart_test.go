@@ -307,6 +307,9 @@ func TestRefusedValues(t *testing.T) {
 		"securityContext: {privileged: true}":          "additional properties 'securityContext' not allowed",
 		"dashboards: {labels: {grafana_dashboard: 1}}": "at '/dashboards/labels/grafana_dashboard': got number, want string",
 		"{podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}": "both enabled: everything would be scraped twice",
+		"prometheusRule: {runbooks: \"\"}":                               "at '/prometheusRule/runbooks': '' does not match",
+		"prometheusRule: {grafana: grafana.example}":                     "at '/prometheusRule/grafana': 'grafana.example' does not match",
+		"prometheusRule: {grafana: 'https://{{x}}'}":                     "at '/prometheusRule/grafana': 'https://{{x}}' does not match",
 	} {
 		if _, err := render(c, values); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v\nwant %s", values, err, want)
@@ -504,7 +507,7 @@ func TestRuntimeDefault(t *testing.T) {
 	}
 }
 
-// TestMixin: rules and dashboards are those of deploy/kubernetes.
+// TestMixin: rules and dashboards are those of deploy/kubernetes, but that links lead to where somebody's wiki and Grafana are.
 func TestMixin(t *testing.T) {
 	t.Parallel()
 	values := read(t, "testdata/everything.yaml")
@@ -512,9 +515,23 @@ func TestMixin(t *testing.T) {
 	if err := yaml.UnmarshalStrict([]byte(read(t, repository+"/"+kubernetes+"/prometheusrule.yaml")), &want); err != nil {
 		t.Fatal(err)
 	}
-	got := object[monitoring.PrometheusRule](t, values)
-	if !reflect.DeepEqual(got.Spec, want.Spec) || len(want.Spec.Groups) < 2 {
+	if got := object[monitoring.PrometheusRule](t, "prometheusRule: {enabled: true}"); !reflect.DeepEqual(got.Spec, want.Spec) || len(want.Spec.Groups) < 2 {
 		t.Error("the chart's PrometheusRule has other rules")
+	}
+	links := 0
+	for _, group := range want.Spec.Groups {
+		for _, rule := range group.Rules {
+			if rule.Alert == "" {
+				continue
+			}
+			links++
+			rule.Annotations["runbook_url"] = "https://wiki.example/capabilities#" + strings.ToLower(rule.Alert)
+			rule.Annotations["dashboard_url"] = "https://grafana.example" + rule.Annotations["dashboard_url"]
+		}
+	}
+	got := object[monitoring.PrometheusRule](t, values)
+	if !reflect.DeepEqual(got.Spec, want.Spec) || links == 0 {
+		t.Errorf("of %d alerts not all lead to the wiki and to Grafana, or more is changed than that", links)
 	}
 	if got.Labels["release"] != "prometheus" {
 		t.Errorf("Prometheus does not find it by %v", got.Labels)
