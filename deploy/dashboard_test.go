@@ -24,16 +24,25 @@ import (
 // finds data all the same, so data is not enough: in the fleet that is made up
 // here, of three machines in two clusters, two of them of one name, no two
 // series count alike, and whatever a query confuses gives another number. A real
-// Prometheus that has the fleet's last hour evaluates the queries, and this file
-// says, in Go and not in PromQL, what must come out.
+// Prometheus that has the fleet's last hour evaluates the queries, Debian's and the
+// newest, and this file says, in Go and not in PromQL, what must come out.
 func TestDashboardValues(t *testing.T) {
 	t.Parallel()
 	all, err := dashboards.All()
 	if err != nil {
 		t.Fatal(err)
 	}
+	eachPrometheus(t, func(t *testing.T, path func(name string) string) {
+		t.Parallel()
+		checkValues(t, path, all)
+	})
+}
+
+// checkValues asks the Prometheus at this path.
+func checkValues(t *testing.T, path func(name string) string, all []*dashboards.Dashboard) {
+	t.Helper()
 	made := makeFleet()
-	prometheus := serveFleet(t, made)
+	prometheus := serveFleet(t, made, path)
 	choices := map[string][]choice{
 		"fleet":    {{}, {"job": "capability_exporter"}, {"cluster": "west"}},
 		"workload": {{}, {"owner": "unit-3.service"}, {"namespace": "namespace-1", "owner": "owner-1"}, {"cluster": "west", "owner": "unit-3.service"}, {"owner": "idle.service"}},
@@ -50,7 +59,7 @@ func TestDashboardValues(t *testing.T) {
 						t.Errorf("%s: say here what it must show", query.Where)
 					}
 					delete(want, query.Where)
-					prometheus.check(t, query, d.Substitute(query.Expr, seconds(rateSteps), seconds(rangeSteps), c), expected)
+					prometheus.check(t, query, d.Substitute(query.Expr, seconds(rateSteps), fmt.Sprint(rangeSeconds, "s"), c), expected)
 				}
 				for name := range want {
 					t.Errorf("the dashboard has no %s", name)
@@ -183,7 +192,7 @@ func checkVariables(t *testing.T, prometheus *prometheusServer, all []*dashboard
 }
 
 // serveFleet runs a Prometheus that has the series, and scrapes nothing.
-func serveFleet(t *testing.T, made fleet) *prometheusServer {
+func serveFleet(t *testing.T, made fleet, path func(name string) string) *prometheusServer {
 	t.Helper()
 	dir, address := t.TempDir(), freeAddress(t)
 	var text strings.Builder
@@ -199,11 +208,11 @@ func serveFleet(t *testing.T, made fleet) *prometheusServer {
 	write(t, filepath.Join(dir, "fleet"), text.String())
 	write(t, filepath.Join(dir, "prometheus.yml"), "")
 	data := filepath.Join(dir, "data")
-	if out, err := exec.CommandContext(t.Context(), program(t, "promtool"), "tsdb", "create-blocks-from", "openmetrics", filepath.Join(dir, "fleet"), data).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), path("promtool"), "tsdb", "create-blocks-from", "openmetrics", filepath.Join(dir, "fleet"), data).CombinedOutput(); err != nil {
 		t.Fatalf("promtool: %v\n%s", err, out)
 	}
 	p := &prometheusServer{api: "http://" + address + "/api/v1/"}
-	p.process = start(t, exec.CommandContext(t.Context(), program(t, "prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yml"),
+	p.process = start(t, exec.CommandContext(t.Context(), path("prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yml"),
 		"--storage.tsdb.path="+data, "--web.listen-address="+address, "--log.level=warn"))
 	p.process.eventually(t, func(ctx context.Context) error {
 		_, err := p.evaluate(ctx, "query", url.Values{"query": {"vector(1)"}})
@@ -219,7 +228,9 @@ const (
 	steps = 60                // the number of the last sample, at that time
 
 	rateSteps  = 2  // $__rate_interval
-	rangeSteps = 16 // $__range
+	rangeSteps = 16 // in $__range
+	// rangeSeconds is $__range: a second more than that, for the newest Prometheus does not take the sample at which a range begins.
+	rangeSeconds = rangeSteps*step + 1
 	// From fasterStep on, within the range, a counter is four times as fast: a
 	// rate over the range is another one than over the interval.
 	fasterStep = steps - 8
@@ -598,11 +609,11 @@ func (f fleet) rate(by ...string) vector {
 func (f fleet) rangeRate(by ...string) vector {
 	return f.sum(rangeSteps, by, func(l line) float64 {
 		last := min(l.last, steps)
-		counted, seen := l.at(last)-l.at(steps-rangeSteps), float64(last-(steps-rangeSteps))
+		counted, seen, all := l.at(last)-l.at(steps-rangeSteps), float64(last-(steps-rangeSteps))*step, float64(rangeSeconds)
 		if last < steps {
-			counted *= (seen + 0.5) / seen
+			all = seen + 1 + step/2
 		}
-		return counted / (rangeSteps * step)
+		return counted * all / seen / rangeSeconds
 	})
 }
 
@@ -621,7 +632,7 @@ func (f fleet) counted(by ...string) vector {
 
 // increase is what they counted in the time range.
 func (f fleet) increase(by ...string) vector {
-	return f.rangeRate(by...).times(rangeSteps * step)
+	return f.rangeRate(by...).times(rangeSeconds)
 }
 
 // now is the value of those that there are.

@@ -43,15 +43,7 @@ var update = flag.Bool("update", false, "write what is told to testdata")
 func TestEndToEnd(t *testing.T) {
 	needsRoot(t)
 	exporter := buildExporter(t)
-	t.Run("debian", func(t *testing.T) {
-		endToEnd(t, exporter, func(name string) string { return program(t, name) })
-	})
-	t.Run("newest", func(t *testing.T) {
-		if _, err := os.Stat(built(t, "newest", "bin", "prometheus")); err != nil {
-			skip(t, "the newest Prometheus is not here: run `make tools`")
-		}
-		endToEnd(t, exporter, func(name string) string { return built(t, "newest", "bin", name) })
-	})
+	eachPrometheus(t, func(t *testing.T, path func(name string) string) { endToEnd(t, exporter, path) })
 }
 
 // endToEnd uses this exporter, and the Prometheus and the Alertmanager that are at these paths.

@@ -55,6 +55,20 @@ func program(t *testing.T, name string) string {
 	return ""
 }
 
+// eachPrometheus runs a test with the paths of Debian's Prometheus and Alertmanager, and with those of the newest that Debian has.
+func eachPrometheus(t *testing.T, test func(t *testing.T, path func(name string) string)) {
+	t.Helper()
+	t.Run("debian", func(t *testing.T) {
+		test(t, func(name string) string { return program(t, name) })
+	})
+	t.Run("newest", func(t *testing.T) {
+		if _, err := os.Stat(built(t, "newest", "bin", "prometheus")); err != nil {
+			skip(t, "the newest Prometheus is not here: run `make tools`")
+		}
+		test(t, func(name string) string { return built(t, "newest", "bin", name) })
+	})
+}
+
 // built returns the path of what `make` leaves in build/.
 func built(t *testing.T, path ...string) string {
 	t.Helper()

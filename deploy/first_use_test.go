@@ -54,7 +54,9 @@ func TestFirstUseOfMany(t *testing.T) {
 	}
 	path := filepath.Join(t.TempDir(), "many.json")
 	write(t, path, string(file))
-	if out, err := exec.CommandContext(t.Context(), program(t, "promtool"), "test", "rules", path).CombinedOutput(); err != nil {
-		t.Errorf("promtool: %v\n%.3000s", err, out)
-	}
+	eachPrometheus(t, func(t *testing.T, of func(name string) string) {
+		if out, err := exec.CommandContext(t.Context(), of("promtool"), "test", "rules", path).CombinedOutput(); err != nil {
+			t.Errorf("promtool: %v\n%.3000s", err, out)
+		}
+	})
 }

@@ -34,7 +34,7 @@ func TestPreview(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := all[slices.IndexFunc(all, func(d *dashboards.Dashboard) bool { return d.Name == "fleet" })]
-	prometheus := serveFleet(t, likelyFleet())
+	prometheus := serveFleet(t, likelyFleet(), func(name string) string { return program(t, name) })
 	var drawn []drawnPanel
 	height := 0
 	for _, panel := range d.Panels {

@@ -102,10 +102,17 @@ func quickStart(t *testing.T) string {
 	return string(text)
 }
 
-// TestQuickStart: what README's commands install is the image that they have pushed.
+// TestQuickStart: what README's commands install is the image that they have pushed, and kube-prometheus-stack's Prometheus, which
+// selects by the label `release` unless it is told otherwise, finds monitor and rules.
 func TestQuickStart(t *testing.T) {
 	t.Parallel()
-	image := object[apps.DaemonSet](t, quickStart(t)).Spec.Template.Spec.Containers[0].Image
+	values := quickStart(t)
+	image := object[apps.DaemonSet](t, values).Spec.Template.Spec.Containers[0].Image
+	for _, selected := range []map[string]string{object[monitoring.PodMonitor](t, values).Labels, object[monitoring.PrometheusRule](t, values).Labels} {
+		if selected["release"] != "kube-prometheus-stack" {
+			t.Errorf("README installs what no Prometheus selects: %v", selected)
+		}
+	}
 	readme := read(t, repository+"/README.md")
 	for _, command := range []string{"-t " + image + " .", "docker push " + image + "\n", "|image: " + image + "|"} {
 		if !strings.Contains(readme, command) {
@@ -307,6 +314,9 @@ func TestRefusedValues(t *testing.T) {
 		"securityContext: {privileged: true}":          "additional properties 'securityContext' not allowed",
 		"dashboards: {labels: {grafana_dashboard: 1}}": "at '/dashboards/labels/grafana_dashboard': got number, want string",
 		"{podMonitor: {enabled: true}, serviceMonitor: {enabled: true}}": "both enabled: everything would be scraped twice",
+		"prometheusRule: {runbooks: \"\"}":                               "at '/prometheusRule/runbooks': '' does not match",
+		"prometheusRule: {grafana: grafana.example}":                     "at '/prometheusRule/grafana': 'grafana.example' does not match",
+		"prometheusRule: {grafana: 'https://{{x}}'}":                     "at '/prometheusRule/grafana': 'https://{{x}}' does not match",
 	} {
 		if _, err := render(c, values); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v\nwant %s", values, err, want)
@@ -504,7 +514,7 @@ func TestRuntimeDefault(t *testing.T) {
 	}
 }
 
-// TestMixin: rules and dashboards are those of deploy/kubernetes.
+// TestMixin: rules and dashboards are those of deploy/kubernetes, but that links lead to where somebody's wiki and Grafana are.
 func TestMixin(t *testing.T) {
 	t.Parallel()
 	values := read(t, "testdata/everything.yaml")
@@ -512,9 +522,23 @@ func TestMixin(t *testing.T) {
 	if err := yaml.UnmarshalStrict([]byte(read(t, repository+"/"+kubernetes+"/prometheusrule.yaml")), &want); err != nil {
 		t.Fatal(err)
 	}
-	got := object[monitoring.PrometheusRule](t, values)
-	if !reflect.DeepEqual(got.Spec, want.Spec) || len(want.Spec.Groups) < 2 {
+	if got := object[monitoring.PrometheusRule](t, "prometheusRule: {enabled: true}"); !reflect.DeepEqual(got.Spec, want.Spec) || len(want.Spec.Groups) < 2 {
 		t.Error("the chart's PrometheusRule has other rules")
+	}
+	links := 0
+	for _, group := range want.Spec.Groups {
+		for _, rule := range group.Rules {
+			if rule.Alert == "" {
+				continue
+			}
+			links++
+			rule.Annotations["runbook_url"] = "https://wiki.example/capabilities#" + strings.ToLower(rule.Alert)
+			rule.Annotations["dashboard_url"] = "https://grafana.example" + rule.Annotations["dashboard_url"]
+		}
+	}
+	got := object[monitoring.PrometheusRule](t, values)
+	if !reflect.DeepEqual(got.Spec, want.Spec) || links == 0 {
+		t.Errorf("of %d alerts not all lead to the wiki and to Grafana, or more is changed than that", links)
 	}
 	if got.Labels["release"] != "prometheus" {
 		t.Errorf("Prometheus does not find it by %v", got.Labels)
@@ -720,19 +744,35 @@ func TestTable(t *testing.T) {
 // TestNotes: what must be known once it is installed is told.
 func TestNotes(t *testing.T) {
 	t.Parallel()
-	for values, want := range map[string][]string{
-		"":                                  {"pod-security.kubernetes.io/enforce=privileged", "kubectl --namespace capability-exporter", "containerd 1.6.9", "nobody scrapes it"},
-		"port: 10042":                       {"10042:10042"},
-		"podMonitor: {enabled: true}":       {"job=\"capability_exporter\""},
-		"seccompProfile: {type: Localhost}": {"/var/lib/kubelet/seccomp/capability_exporter.json"},
+	const passedOver = "Nothing is chosen as "
+	for values, test := range map[string]struct{ want, not []string }{
+		"": {
+			[]string{"pod-security.kubernetes.io/enforce=privileged", "kubectl --namespace capability-exporter", "containerd 1.6.9", "nobody scrapes it"},
+			[]string{passedOver},
+		},
+		"port: 10042": {[]string{"10042:10042"}, nil},
+		"podMonitor: {enabled: true}": {
+			[]string{"job=\"capability_exporter\"", passedOver + "monitor.labels. ", "MONITORS:.spec.podMonitorSelector,"}, []string{"nobody scrapes it"},
+		},
+		"{serviceMonitor: {enabled: true}, prometheusRule: {enabled: true}}": {
+			[]string{passedOver + "monitor.labels and prometheusRule.labels. ", "MONITORS:.spec.serviceMonitorSelector,"}, nil,
+		},
+		"{podMonitor: {enabled: true}, commonLabels: {release: prometheus}}": {nil, []string{passedOver}},
+		quickStart(t):                       {[]string{"job=\"capability_exporter\""}, []string{passedOver}},
+		"seccompProfile: {type: Localhost}": {[]string{"/var/lib/kubelet/seccomp/capability_exporter.json"}, nil},
 	} {
 		r, err := render(load(t), values)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, text := range want {
+		for _, text := range test.want {
 			if !strings.Contains(r.notes, text) {
 				t.Errorf("%q: the notes do not say %s:\n%s", values, text, r.notes)
+			}
+		}
+		for _, text := range test.not {
+			if strings.Contains(r.notes, text) {
+				t.Errorf("%q: the notes say %s:\n%s", values, text, r.notes)
 			}
 		}
 	}

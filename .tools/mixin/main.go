@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -35,6 +36,12 @@ type config struct {
 	Namespace string // of what Kubernetes is given
 
 	learn, forget, fresh, keep, unused time.Duration
+
+	// What is told of is more than that.
+	Rate   float64 // of granted checks of CAP_SYS_ADMIN, in a second
+	Starts uint    // of an exporter, in an hour
+	Full   float64 // of the room for workload series
+	Missed float64 // of all checks
 }
 
 // Learn is how long the memory of a cluster learns before it tells, in seconds.
@@ -126,6 +133,14 @@ func (c config) check() error {
 			return fmt.Errorf("-%s %v: whole seconds, and a minute at least", name, d)
 		}
 	}
+	if !(c.Rate >= 0) || math.IsInf(c.Rate, 1) { // NaN is neither more nor less
+		return fmt.Errorf("-rate %v: 0 or more checks a second", c.Rate)
+	}
+	for name, share := range map[string]float64{"full": c.Full, "missed": c.Missed} {
+		if !(share >= 0 && share < 1) {
+			return fmt.Errorf("-%s %v: a share, from 0 to less than 1", name, share)
+		}
+	}
 	return nil
 }
 
@@ -134,7 +149,7 @@ func run(args []string, out io.Writer) error {
 	flags.SetOutput(out)
 	var c config
 	flags.StringVar(&c.Job, "job", "capability_exporter", "the scrape `job` of the exporters")
-	flags.StringVar(&c.Cluster, "cluster", "cluster", "the `label` that tells clusters apart, if there are several")
+	flags.StringVar(&c.Cluster, "cluster", "cluster", "the `label` that tells clusters apart, if there are several; of another, alertmanager.yml must have the name in group_by and equal")
 	flags.StringVar(&c.Runbooks, "runbooks", "RUNBOOK.md", "the `address` at which deploy/prometheus/RUNBOOK.md can be read, for runbook_url")
 	flags.StringVar(&c.Grafana, "grafana", "", "the `address` of Grafana, for the links to the dashboards")
 	flags.StringVar(&c.Namespace, "namespace", "capability-exporter", "the `namespace` of the PrometheusRule and the ConfigMaps")
@@ -143,6 +158,10 @@ func run(args []string, out io.Writer) error {
 	flags.DurationVar(&c.fresh, "new", 15*time.Minute, "how long a first use is new")
 	flags.DurationVar(&c.keep, "keep", 6*time.Hour, "how long it goes on firing after that")
 	flags.DurationVar(&c.unused, "unused", 30*24*time.Hour, "for how long a capability that is held must not have been used to be told of")
+	flags.Float64Var(&c.Rate, "rate", 1, "how many checks of CAP_SYS_ADMIN a second CapabilitySysAdminRate passes over")
+	flags.UintVar(&c.Starts, "starts", 3, "how many starts in an hour CapabilityExporterRestarting passes over")
+	flags.Float64Var(&c.Full, "full", 0.9, "the `share` of --series.limit that CapabilityExporterSeriesNearLimit passes over")
+	flags.Float64Var(&c.Missed, "missed", 0.0001, "the `share` of all checks that CapabilityExporterMissedRuns passes over")
 	to := flags.String("out", "", "the `folder` to write to (default: the repository, what is committed)")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -38,7 +38,8 @@ func made(t *testing.T, args ...string) map[string]string {
 func TestChosen(t *testing.T) {
 	t.Parallel()
 	files := made(t, "-job", "integrations/caps", "-cluster", "dc", "-runbooks", "https://wiki.example/caps", "-grafana", "https://grafana.example",
-		"-namespace", "security", "-learn", "72h", "-forget", "960h", "-new", "30m", "-keep", "24h", "-unused", "1440h")
+		"-namespace", "security", "-learn", "72h", "-forget", "960h", "-new", "30m", "-keep", "24h", "-unused", "1440h",
+		"-rate", "0.2", "-starts", "5", "-full", "0.75", "-missed", "0.02")
 	files["both"] = files["deploy/prometheus/rules.yml"] + files["deploy/prometheus/owners.yml"]
 	for _, name := range []string{"both", "deploy/kubernetes/prometheusrule.yaml"} {
 		rules := files[name]
@@ -47,7 +48,7 @@ func TestChosen(t *testing.T) {
 				t.Errorf("%s: %s", name, match[0])
 			}
 		}
-		for _, left := range []string{"<<", ">>", "(cluster,", "(cluster)", "$labels.cluster", "cluster=%q", "= 24 * 3600", "35 * 24", "35 days", "30 days", "30 * 24", "- 15 * 60", "for: 6h", "RUNBOOK.md"} {
+		for _, left := range []string{"<<", ">>", "(cluster,", "(cluster)", "$labels.cluster", "cluster=%q", "= 24 * 3600", "35 * 24", "35 days", "30 days", "30 * 24", "- 15 * 60", "for: 6h", "RUNBOOK.md", ") > 1\n", "[1h]) > 3\n", "> 0.9\n", "> 0.0001\n"} {
 			if strings.Contains(rules, left) {
 				t.Errorf("%s still has %q", name, left)
 			}
@@ -55,7 +56,7 @@ func TestChosen(t *testing.T) {
 		for _, want := range []string{
 			"on (dc, job, instance, workload)", "$labels.dc", "dc=%q", ">= 3 * 24 * 3600", "time() - 40 * 24 * 3600", "in 40 days", "learns for 3 days", "time() - 30 * 60", "keep_firing_for: 1d",
 			"runbook_url: 'https://wiki.example/caps#capabilitydenied'",
-			"has not used in 60 days", "<= time() - 60 * 24 * 3600",
+			"has not used in 60 days", "<= time() - 60 * 24 * 3600", ") > 0.2\n", "[1h]) > 5\n", "series_limit > 0.75\n", " > 0.02\n",
 			"dashboard_url: 'https://grafana.example/d/capability-exporter-node?var-cluster={{ urlquery $labels.dc }}&var-instance={{ urlquery $labels.instance }}&var-workload={{ urlquery $labels.workload }}'",
 		} {
 			if !strings.Contains(rules, want) {
@@ -150,6 +151,7 @@ func TestRefused(t *testing.T) {
 	for _, args := range [][]string{
 		{"-job", `a"b`}, {"-job", ""}, {"-job", "a b"}, {"-cluster", "data-center"}, {"-cluster", ""}, {"-namespace", "Security"}, {"-runbooks", ""},
 		{"-runbooks", "https://x/'"}, {"-grafana", "{{ x }}"}, {"-learn", "1s"}, {"-new", "90500ms"}, {"-unused", "1s"}, {"more"},
+		{"-rate", "-1"}, {"-rate", "NaN"}, {"-rate", "Inf"}, {"-starts", "-1"}, {"-full", "90"}, {"-full", "NaN"}, {"-missed", "1"},
 	} {
 		dir := t.TempDir()
 		if err := run(append([]string{"-out", filepath.Join(dir, "x")}, args...), io.Discard); err == nil {
