@@ -1,8 +1,10 @@
 package bpf
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -58,8 +60,8 @@ func TestNamelessLives(t *testing.T) {
 	tr := openLive(t, Options{
 		Retention: time.Millisecond, quarantine: time.Millisecond, second: neverNow(), holdReader: make(chan struct{}),
 	})
-	dir, path := newCgroup(t, name), executable(t, name)
-	ask := func() { run(t, inCgroup(dir, helper(path, "turns", "cgroup", dir))) } // twice
+	// One task on one CPU: another would have another page of the cache.
+	ask := startAsking(t, inCgroup(newCgroup(t, name), helper(executable(t, name), "askwhentold")))
 	ask()
 	table := cgroupMap{tr.objects.Collection.Maps["cgroups"]}
 	var serial uint64
@@ -86,6 +88,52 @@ func TestNamelessLives(t *testing.T) {
 	s := checkIdentities(t, tr)
 	if n, series := seriesOf(s, "/"+name, name); short(n, 2, mayMiss(t, tr, s)) || series != 1 {
 		t.Errorf("%d checks in %d series under its name, want 2 in one; before: %v", n, series, by(before, name))
+	}
+}
+
+// askWhenTold is a helper that asks twice for each line, on one CPU.
+func askWhenTold([]string) error {
+	runtime.LockOSThread()
+	if err := stayOn(0); err != nil {
+		return err
+	}
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		if err := askSysAdmin([]string{"2"}); err != nil {
+			return err
+		}
+		fmt.Println()
+	}
+	return nil
+}
+
+// startAsking starts a command that runs that helper, and returns what has it ask.
+func startAsking(t *testing.T, cmd *exec.Cmd) (ask func()) {
+	t.Helper()
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+			t.Error(err)
+		}
+	})
+	answers := bufio.NewReader(out)
+	return func() {
+		t.Helper()
+		if _, err := io.WriteString(in, "\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := answers.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ func helpers() map[string]func(args []string) error {
 		"pagemap":     readPagemap,
 		"interrupted": interrupted,
 		"round":       passRound,
+		"askwhentold": askWhenTold,
 		"watch":       watch,
 		"inside":      inside,
 		"watchintime": watchInTime,
