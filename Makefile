@@ -50,6 +50,10 @@ NEWEST := $(BUILD)/newest/bin
 # developer's PATH; Go's own folder stays in it.
 export PATH := $(BIN):$(shell dirname "$$(command -v go || echo /usr/local/go/bin/go)"):/usr/sbin:/usr/bin:/sbin:/bin
 
+# One way to compile for all, so that what one compiles the next need not. Only the race detector wants cgo.
+export CGO_ENABLED := 0
+export GOFLAGS     += -trimpath
+
 # A module file of its own for the pinned linter: the product's go.sum holds
 # what the product is made of.
 TOOLS_MOD := -modfile=.tools/go.mod
@@ -60,7 +64,7 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build build/capability_exporter, static; needs Go alone
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $(BUILD)/capability_exporter ./exporter
+	go build -ldflags '$(LDFLAGS)' -o $(BUILD)/capability_exporter ./exporter
 
 .PHONY: run
 run: build ## Build and run the exporter, as root; flags in ARGS
@@ -77,7 +81,7 @@ test: test-deps ## Install what is missing, then run every check and test
 .PHONY: helpers
 helpers:
 	for arch in amd64 arm64; do \
-		export CGO_ENABLED=0 GOARCH=$$arch; \
+		export GOARCH=$$arch; \
 		for package in bpf exporter; do go test -c -ldflags '-s -w' -o $(BUILD)/$$arch/$$package.test ./$$package || exit; done; \
 		go build -ldflags '-s -w' -o $(BUILD)/$$arch/capability_exporter ./exporter || exit; \
 	done
@@ -92,7 +96,7 @@ go-test: tools helpers ## Run Go's tests alone, with the race detector
 .PHONY: vet
 vet: ## Run go vet, for amd64 and arm64
 	go vet ./...
-	CGO_ENABLED=0 GOARCH=arm64 go vet ./...
+	GOARCH=arm64 go vet ./...
 
 .PHONY: lint
 lint: ## Run golangci-lint (its first build takes minutes) and check go.mod
@@ -206,8 +210,8 @@ release: ## Make build/release: programs, deb and rpm for amd64 and arm64, an im
 	rm -rf $(RELEASE)
 	for arch in amd64 arm64; do \
 		program=$(RELEASE)/capability_exporter-linux-$$arch; \
-		CGO_ENABLED=0 GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS)' -o $$program ./exporter || exit; \
-		CGO_ENABLED=0 GOFLAGS=-trimpath go -C .tools/release tool cyclonedx-gomod bin -json -noserial -notimestamp -version $(VERSION) -output $$program.cdx.json $$program || exit; \
+		GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o $$program ./exporter || exit; \
+		go -C .tools/release tool cyclonedx-gomod bin -json -noserial -notimestamp -version $(VERSION) -output $$program.cdx.json $$program || exit; \
 	done
 	go -C .tools/release run . -version $(VERSION) -revision $(REVISION) -time $(RELEASE_TIME) -built $(RELEASE)
 
