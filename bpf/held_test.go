@@ -133,14 +133,19 @@ func holder(t *testing.T, dir string, cmd *exec.Cmd) *os.Process {
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
-		for range 100 { // the kernel takes a moment to see that it is empty
-			if errors.Is(os.Remove(dir), unix.EBUSY) {
-				time.Sleep(time.Millisecond)
-			}
-		}
+		removeEmptied(dir)
 	})
 	write(t, filepath.Join(dir, "cgroup.procs"), strconv.Itoa(cmd.Process.Pid))
 	return cmd.Process
+}
+
+// removeEmptied removes a cgroup whose last process has just ended: the kernel takes a moment to see that it is empty.
+func removeEmptied(dir string) {
+	for range 100 {
+		if errors.Is(os.Remove(dir), unix.EBUSY) {
+			time.Sleep(time.Millisecond)
+		}
+	}
 }
 
 // asNobodyWith gives a program capabilities and nothing else.
@@ -254,6 +259,12 @@ func TestHeld(t *testing.T) {
 		"leader": {func(dir string) *os.Process {
 			return holder(t, dir, asNobodyWith(exec.Command(threadsWith(t, "leader", ends, all)), three...))
 		}, both},
+		"moved": { // which its first thread, that has ended, is not
+			func(dir string) *os.Process {
+				t.Cleanup(func() { removeEmptied(dir) })
+				return holder(t, newCgroup(t, "held-before"), asNobodyWith(exec.Command(threadsWith(t, "moved", ends, all)), three...))
+			}, both,
+		},
 		"two": {func(dir string) *os.Process {
 			holder(t, dir, asNobodyWith(exec.Command(idle(t, "two")), unix.CAP_NET_RAW))
 			return holder(t, dir, asNobodyWith(exec.Command(idle(t, "two")), unix.CAP_NET_RAW, unix.CAP_KILL))
@@ -264,11 +275,14 @@ func TestHeld(t *testing.T) {
 			path := "held-" + strings.ReplaceAll(name, " ", "-")
 			dir := newCgroup(t, path)
 			p := test.start(dir)
-			if name == "leader" {
+			if name == "leader" || name == "moved" {
 				eventually(t, "the leader ends", func() bool {
 					stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))
 					return err == nil && strings.Contains(string(stat), ") Z ")
 				})
+			}
+			if name == "moved" {
+				write(t, filepath.Join(dir, "cgroup.procs"), strconv.Itoa(p.Pid))
 			}
 			if name == "thread" {
 				eventually(t, "the leader drops capabilities", func() bool {
@@ -470,6 +484,7 @@ func TestHeldGoesOn(t *testing.T) {
 	h := openHoldings(t, Options{})
 	after := newCgroup(t, "held-after")
 	const threads = 2500
+	holder(t, newCgroup(t, "held-first"), asNobodyWith(exec.Command(idle(t, "first")), unix.CAP_NET_RAW))
 	startThreads(t, h, "held-threads", threads)
 	holder(t, after, asNobodyWith(exec.Command(idle(t, "after")), unix.CAP_NET_RAW))
 	f := &forgetful{t: t, Held: h.kernel.(*source.Held), h: h}
@@ -510,6 +525,9 @@ func TestHeldGoesOn(t *testing.T) {
 			}
 			if got := setsIn(held, "/held-after"); !maps.Equal(got, sets{"cap_net_raw host": 1}) {
 				t.Errorf("after it: %v", got)
+			}
+			if got := setsIn(held, "/held-first"); !maps.Equal(got, sets{"cap_net_raw host": 1}) {
+				t.Errorf("before it: %v", got)
 			}
 		})
 	}

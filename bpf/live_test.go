@@ -240,7 +240,7 @@ func newCgroupIn(t *testing.T, hierarchy, name string) string {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.Remove(dir) })
+	t.Cleanup(func() { removeEmptied(dir) })
 	return dir
 }
 
