@@ -385,11 +385,19 @@ func TestHousekeeping(t *testing.T) {
 	if err := os.Remove(cgroup); err != nil {
 		t.Fatal(err)
 	}
-	until("the end of a series whose cgroup is gone", func() bool { // which is told a moment later
-		pass(10)
-		_, series := seriesOf(snapshot(t, tr), "/"+name, name)
-		return series == 0
+	until("that a cgroup is gone is told", func() bool {
+		tr.mu.Lock()
+		defer tr.mu.Unlock()
+		for _, c := range tr.cgroups.known {
+			if c.cgroup.Path == "/"+name {
+				return c.gone != 0
+			}
+		}
+		return false
 	})
+	time.Sleep(10 * time.Millisecond) // the retention is over
+	pass(10)
+	until("the end of a series whose cgroup is gone", func() bool { _, series := seriesOf(snapshot(t, tr), "/"+name, name); return series == 0 })
 }
 
 // TestAnnounced: what is told of a check is who made it, and how.
