@@ -24,6 +24,7 @@ func (c config) rules(name string) ([]byte, error) {
 	t.Funcs(template.FuncMap{
 		"runbook":   func(alert string) string { return c.Runbooks + "#" + strings.ToLower(alert) }, // as a heading's anchor is made
 		"dashboard": c.link,
+		"place":     func(labels string) (string, error) { return c.execute(t, "place", part{c, labels}) },
 		"owners": func(column int, operation, labels, vector string) (string, error) {
 			expr, err := c.execute(t, "owners", owners{c, operation, labels, func(of string) (string, error) {
 				return c.execute(t, vector, part{c, of})
@@ -69,10 +70,10 @@ func (o owners) of(column int, matches string) (string, error) {
 	return shift(column, vector), err
 }
 
-// part is what is chosen of the series for an expression.
+// part is what is chosen for an expression.
 type part struct {
 	config
-	Of string // a matcher
+	Of string // a matcher of the series, or the labels of one
 }
 
 // shift has all lines of a text but the first start at a column.
