@@ -58,13 +58,6 @@ func TestInhibited(t *testing.T) {
 			[]string{"alertname=CapabilityExporterDown cluster=north job=capability_exporter instance=a"},
 		},
 		{
-			"alertname=CapabilitySysAdminFirstUse cluster=east owner=web process=mount", "alertname=CapabilitySysAdminRate cluster=east instance=a process=mount",
-			[]string{
-				"alertname=CapabilitySysAdminRate cluster=east instance=a process=umount", "alertname=CapabilitySysAdminRate cluster=west instance=a process=mount",
-				"alertname=CapabilitySysAdminUnnamed cluster=east instance=a process=mount",
-			},
-		},
-		{
 			"alertname=CapabilityExporterOverflow cluster=east job=j instance=a", "alertname=CapabilityExporterEviction cluster=east job=j instance=a",
 			[]string{"alertname=CapabilityExporterEviction cluster=east job=j instance=b", "alertname=CapabilityExporterEviction cluster=west job=j instance=a"},
 		},
