@@ -25,8 +25,8 @@ func (c config) rules(name string) ([]byte, error) {
 		"runbook":   func(alert string) string { return c.Runbooks + "#" + strings.ToLower(alert) }, // as a heading's anchor is made
 		"dashboard": c.link,
 		"place":     func(labels string) (string, error) { return c.execute(t, "place", part{c, labels}) },
-		"owners": func(column int, operation, labels, vector string) (string, error) {
-			expr, err := c.execute(t, "owners", owners{c, operation, labels, func(of string) (string, error) {
+		"owners": func(column int, operation, labels, vector, window string) (string, error) {
+			expr, err := c.execute(t, "owners", owners{c, operation, labels, window, func(of string) (string, error) {
 				return c.execute(t, vector, part{c, of})
 			}})
 			return shift(column, expr), err
@@ -56,7 +56,27 @@ func (c config) execute(t *template.Template, name string, data any) (string, er
 type owners struct {
 	config
 	Operation, Labels string
+	window            string // in which a pod counts that has ended since, if not ""
 	vector            func(of string) (string, error)
+}
+
+// Pods are those of all nodes.
+func (o owners) Pods() string { return o.pods("") }
+
+// Named are the same, each of them once: that a pod had no name is over once it has one.
+func (o owners) Named() string {
+	if o.window == "" {
+		return o.pods("")
+	}
+	return "(" + o.pods(`, pod!=""`) + " or on (" + o.Cluster + ", job, instance, workload) " + o.pods(`, pod=""`) + ")"
+}
+
+func (o owners) pods(of string) string {
+	pods := fmt.Sprintf(`capability_workload_info{job=%q, kind="pod"%s}`, o.Job, of)
+	if o.window == "" {
+		return pods
+	}
+	return "last_over_time(" + pods + "[" + o.window + "])"
 }
 
 // OfRuntimes and OfOthers are the expression of the series that programs which
