@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestRoutes: only what is critical reaches a pager, and what is for the
@@ -29,6 +30,93 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%s go to %q, %v; want %q", labels, out, err, want)
 		}
 	}
+}
+
+// TestInhibited: what goes without saying is silent in its own place, and nowhere else. amtool does not try inhibition.
+func TestInhibited(t *testing.T) {
+	t.Parallel()
+	address, _ := startAlertmanager(t)
+	for _, test := range []struct {
+		source, silent string
+		told           []string // each differs from what is silent in one thing
+	}{
+		{
+			"alertname=CapabilityExporterAbsent cluster=east", "alertname=CapabilityExporterDown cluster=east instance=a",
+			[]string{"alertname=CapabilityExporterDown cluster=west instance=a", "alertname=CapabilityExporterOverflow cluster=east instance=a"},
+		},
+		{
+			"alertname=CapabilityExporterAbsent cluster=east", "alertname=CapabilityExporterMissing cluster=east node=a",
+			[]string{"alertname=CapabilityExporterMissing cluster=west node=a", "alertname=CapabilityExporterMissing node=a"},
+		},
+		{
+			"alertname=CapabilityExporterAbsent cluster=east", "alertname=CapabilityMemoryMissing cluster=east",
+			[]string{"alertname=CapabilityMemoryMissing cluster=west"},
+		},
+		// Where there is one cluster, which has no name.
+		{
+			"alertname=CapabilityExporterAbsent job=capability_exporter", "alertname=CapabilityExporterDown job=capability_exporter instance=a",
+			[]string{"alertname=CapabilityExporterDown cluster=north job=capability_exporter instance=a"},
+		},
+		{
+			"alertname=CapabilityExporterOverflow cluster=east job=j instance=a", "alertname=CapabilityExporterEviction cluster=east job=j instance=a",
+			[]string{"alertname=CapabilityExporterEviction cluster=east job=j instance=b", "alertname=CapabilityExporterEviction cluster=west job=j instance=a"},
+		},
+		{
+			"alertname=CapabilityExporterOverflow cluster=east job=j instance=a", "alertname=CapabilityExporterSeriesNearLimit cluster=east job=j instance=a",
+			[]string{"alertname=CapabilityExporterSeriesNearLimit cluster=east job=j instance=b", "alertname=CapabilityExporterRingLoss cluster=east job=j instance=a"},
+		},
+	} {
+		fire(t, address, append(test.told, test.silent, test.source)...)
+		for until := time.Now().Add(10 * time.Second); !inhibited(t, address, test.silent); time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(until) {
+				t.Fatalf("%s does not silence %s", test.source, test.silent)
+			}
+		}
+		for _, told := range test.told {
+			if inhibited(t, address, told) {
+				t.Errorf("%s silences %s", test.source, told)
+			}
+		}
+	}
+}
+
+// fire has Alertmanager know of alerts, which are given by their labels.
+func fire(t *testing.T, address string, alerts ...string) {
+	t.Helper()
+	for _, alert := range alerts {
+		amtool(t, address, append([]string{"alert", "add"}, strings.Fields(alert)...)...)
+	}
+}
+
+// inhibited tells whether another alert silences this one.
+func inhibited(t *testing.T, address, alert string) bool {
+	t.Helper()
+	var alerts []struct {
+		Labels map[string]string `json:"labels"`
+		Status struct {
+			InhibitedBy []string `json:"inhibitedBy"`
+		} `json:"status"`
+	}
+	args := []string{"alert", "query", "--output=json", "--active", "--inhibited"}
+	if err := json.Unmarshal([]byte(amtool(t, address, append(args, strings.Fields(alert)...)...)), &alerts); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range alerts {
+		if len(a.Labels) == len(strings.Fields(alert)) {
+			return len(a.Status.InhibitedBy) > 0
+		}
+	}
+	t.Fatalf("Alertmanager does not know %s: %+v", alert, alerts)
+	return false
+}
+
+func amtool(t *testing.T, address string, args ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), program(t, "amtool"), append(args, "--alertmanager.url=http://"+address)...).Output()
+	if err != nil {
+		t.Fatalf("amtool %q: %v\n%s", args, err, out)
+	}
+	return string(out)
 }
 
 // A notification is what Alertmanager sends to a webhook.

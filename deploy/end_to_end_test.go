@@ -295,6 +295,7 @@ capability_call_site_checks_total{audited="yes",call_site="path_mount",capabilit
 
 func (s *secrets) startPrometheus(t *testing.T, binary, manager, exporter, fleet string) *prometheusServer {
 	t.Helper()
+	data, address := t.TempDir(), freeAddress(t)
 	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{
 		"15s": "1s",
 		"    - static_configs:\n        - targets: [\"localhost:9093\"]\n": "    - scheme: https\n      " + s.clientConfig("alertmanager", "      ") +
@@ -304,6 +305,8 @@ func (s *secrets) startPrometheus(t *testing.T, binary, manager, exporter, fleet
 			"      - {targets: [\"" + exporter + "\"], labels: {cluster: east, instance: node-1}}\n" +
 			"      - {targets: [\"" + fleet + "\"], labels: {cluster: west, instance: node-2, __metrics_path__: /2}}\n" +
 			"      - {targets: [\"" + fleet + "\"], labels: {cluster: west, instance: node-3, __metrics_path__: /3}}\n",
+		"    static_configs:\n      - targets: [\"localhost:9090\"]\n": "    scheme: https\n    " + s.clientConfig("prometheus", "    ") +
+			"    static_configs: [{targets: [\"" + address + "\"]}]\n",
 	})
 	write(t, s.path("prometheus.yml"), config)
 	rules := read(t, "prometheus/rules.yml")
@@ -313,7 +316,6 @@ func (s *secrets) startPrometheus(t *testing.T, binary, manager, exporter, fleet
 	})
 	write(t, s.path("rules.yml"), shorten(rules))
 	write(t, s.path("owners.yml"), shorten(read(t, "prometheus/owners.yml")))
-	data, address := t.TempDir(), freeAddress(t)
 	remember(t, data, `{cluster="east"}`, `{cluster="west"}`)
 	p := &prometheusServer{api: s.url("prometheus", address) + "/api/v1/", client: s.client}
 	p.process = start(t, exec.CommandContext(t.Context(), binary,

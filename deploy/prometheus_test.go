@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,7 +34,7 @@ var newMounts = []string{"--mount", "--propagation", "unchanged", "true"}
 // it, while nobody runs programs under ever new names to hide what comes. A
 // program that was never seen before uses CAP_SYS_ADMIN: a page must say so, and
 // that somebody may be hiding must be told, and the queries of the dashboards must
-// then find something.
+// then find something. A Prometheus that starts again knows who is known.
 func TestPrometheus(t *testing.T) {
 	needsRoot(t)
 	manager, told := startAlertmanager(t)
@@ -74,6 +76,47 @@ func TestPrometheus(t *testing.T) {
 	}
 
 	t.Run("dashboards", func(t *testing.T) { checkDashboards(t, prometheus) })
+	t.Run("restart", func(t *testing.T) { checkRestart(t, prometheus, name) })
+}
+
+// checkRestart has Prometheus start again, after longer than it looks back for a sample: nobody of whom it knew is new.
+func checkRestart(t *testing.T, p *prometheusServer, process string) {
+	t.Helper()
+	before := p.firstUses(t)
+	p.process.stop(t)
+	time.Sleep(5 * time.Second) // eight minutes
+	again := time.Now()
+	p.process = p.run(t, "--query.lookback-delta="+shorten("5m"))
+	seen := fmt.Sprintf(`identity:capability_granted:last_seconds{process=%q} > %d`, process, again.Unix())
+	p.process.eventually(t, func(ctx context.Context) error { return p.hasData(ctx, seen, true) })
+	after := p.firstUses(t)
+	for who, first := range before {
+		if after[who] != first {
+			t.Errorf("%s was first seen at %s, and after a restart it is at %q", who, first, after[who])
+		}
+	}
+	if !slices.ContainsFunc(slices.Collect(maps.Keys(before)), func(who string) bool { return strings.Contains(who, process) }) {
+		t.Errorf("it knew %q, and not %s", slices.Sorted(maps.Keys(before)), process)
+	}
+}
+
+// firstUses are when each owner's program used a capability for the first time, as remembered.
+func (p *prometheusServer) firstUses(t *testing.T) map[string]string {
+	t.Helper()
+	var data struct {
+		Result []struct {
+			Metric map[string]string
+			Value  [2]any
+		} `json:"result"`
+	}
+	if err := p.ask(t.Context(), "query", url.Values{"query": {"identity:capability_granted:first_seconds"}}, &data); err != nil {
+		t.Fatal(err)
+	}
+	uses := map[string]string{}
+	for _, r := range data.Result {
+		uses[fmt.Sprint(r.Metric)] = fmt.Sprint(r.Value[1])
+	}
+	return uses
 }
 
 // startAttack has nobody run a program under more names than a workload may have
@@ -93,7 +136,7 @@ func startAttack(t *testing.T) *process {
 }
 
 // checkDashboards asks Prometheus all that Grafana would, but for what there is
-// nothing of here: no Kubernetes, no Prometheus that scrapes itself, and nothing wrong.
+// nothing of here: no Kubernetes, and nothing wrong.
 func checkDashboards(t *testing.T, prometheus *prometheusServer) {
 	t.Helper()
 	all, err := dashboards.All()
@@ -106,7 +149,7 @@ func checkDashboards(t *testing.T, prometheus *prometheusServer) {
 		"workload: CAP_SYS_ADMIN where this would do A",
 		"health: Those that are not A", "health: What is refused A", "health: Started again A", "health: What is not there at all A",
 		"health: HTTP clients refused A", "health: Audited checks outside of workload series A", "health: Audited checks outside of workload series B",
-		"health: Evaluation of the rules, of the interval A", "health: Evaluations that failed A",
+		"health: Evaluations that failed A",
 	} {
 		empty[panel] = true
 	}
@@ -130,6 +173,7 @@ type prometheusServer struct {
 	api      string       // ends in a slash
 	exporter string       // its address, which is its instance
 	client   *http.Client // nil: the usual one
+	run      func(t *testing.T, flags ...string) *process
 }
 
 func startPrometheus(t *testing.T, manager string) *prometheusServer {
@@ -140,7 +184,7 @@ func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	exporter.scrape(t, exporterAddress)
 
 	dir := t.TempDir()
-	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "15s": "1s"})
+	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "localhost:9090": address, "15s": "1s"})
 	write(t, filepath.Join(dir, "prometheus.yml"), config)
 	for _, name := range []string{"rules.yml", "owners.yml"} {
 		write(t, filepath.Join(dir, name), shorten(read(t, "prometheus/"+name)))
@@ -148,9 +192,13 @@ func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	remember(t, filepath.Join(dir, "data"), "")
 
 	p := &prometheusServer{api: "http://" + address + "/api/v1/", exporter: exporterAddress}
-	p.process = start(t, exec.CommandContext(t.Context(), binary,
-		"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
-		"--web.listen-address="+address, "--log.level=warn"))
+	p.run = func(t *testing.T, flags ...string) *process {
+		t.Helper()
+		return start(t, exec.CommandContext(t.Context(), binary, append(flags,
+			"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
+			"--web.listen-address="+address, "--log.level=warn")...))
+	}
+	p.process = p.run(t)
 	p.process.eventually(t, func(ctx context.Context) error {
 		return p.hasData(ctx, `up{job="capability_exporter"} == 1`, true)
 	})

@@ -265,8 +265,12 @@ func TestExampleConfig(t *testing.T) {
 			t.Errorf("%s is %q", key, config.Global[key])
 		}
 	}
-	if !slices.Equal(config.Rules, []string{"rules.yml", "owners.yml"}) || len(config.Scrape) != 1 {
+	if !slices.Equal(config.Rules, []string{"rules.yml", "owners.yml"}) || len(config.Scrape) != 2 {
 		t.Fatalf("%+v", config)
+	}
+	// Prometheus itself, of which an alert tells that rules fail.
+	if own := config.Scrape[1]; len(own.Keep) != 0 || len(own.Static) != 1 || !slices.Equal(own.Static[0].Targets, []string{"localhost:9090"}) {
+		t.Errorf("it scrapes itself by %+v", own)
 	}
 	job := config.Scrape[0]
 	for _, match := range regexp.MustCompile(`\bjob="([^"]*)"`).FindAllStringSubmatch(read(t, "prometheus/rules.yml")+read(t, "prometheus/owners.yml"), -1) {

@@ -24,8 +24,9 @@ func (c config) rules(name string) ([]byte, error) {
 	t.Funcs(template.FuncMap{
 		"runbook":   func(alert string) string { return c.Runbooks + "#" + strings.ToLower(alert) }, // as a heading's anchor is made
 		"dashboard": c.link,
-		"owners": func(column int, operation, labels, vector string) (string, error) {
-			expr, err := c.execute(t, "owners", owners{c, operation, labels, func(of string) (string, error) {
+		"place":     func(labels string) (string, error) { return c.execute(t, "place", part{c, labels}) },
+		"owners": func(column int, operation, labels, vector, window string) (string, error) {
+			expr, err := c.execute(t, "owners", owners{c, operation, labels, window, func(of string) (string, error) {
 				return c.execute(t, vector, part{c, of})
 			}})
 			return shift(column, expr), err
@@ -55,7 +56,27 @@ func (c config) execute(t *template.Template, name string, data any) (string, er
 type owners struct {
 	config
 	Operation, Labels string
+	window            string // in which a pod counts that has ended since, if not ""
 	vector            func(of string) (string, error)
+}
+
+// Pods are those of all nodes.
+func (o owners) Pods() string { return o.pods("") }
+
+// Named are the same, each of them once: that a pod had no name is over once it has one.
+func (o owners) Named() string {
+	if o.window == "" {
+		return o.pods("")
+	}
+	return "(" + o.pods(`, pod!=""`) + " or on (" + o.Cluster + ", job, instance, workload) " + o.pods(`, pod=""`) + ")"
+}
+
+func (o owners) pods(of string) string {
+	pods := fmt.Sprintf(`capability_workload_info{job=%q, kind="pod"%s}`, o.Job, of)
+	if o.window == "" {
+		return pods
+	}
+	return "last_over_time(" + pods + "[" + o.window + "])"
 }
 
 // OfRuntimes and OfOthers are the expression of the series that programs which
@@ -69,10 +90,10 @@ func (o owners) of(column int, matches string) (string, error) {
 	return shift(column, vector), err
 }
 
-// part is what is chosen of the series for an expression.
+// part is what is chosen for an expression.
 type part struct {
 	config
-	Of string // a matcher
+	Of string // a matcher of the series, or the labels of one
 }
 
 // shift has all lines of a text but the first start at a column.
