@@ -507,7 +507,7 @@ func setMTU(string) error {
 	}
 	r.SetUint32(65536)
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFMTU, r); err != unix.EPERM {
-		return fmt.Errorf("set the MTU of lo: %v, want EPERM", err)
+		return fmt.Errorf("set the MTU of lo: %w, want EPERM", err)
 	}
 	return nil
 }

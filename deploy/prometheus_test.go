@@ -79,6 +79,15 @@ func TestPrometheus(t *testing.T) {
 	t.Run("restart", func(t *testing.T) { checkRestart(t, prometheus, name) })
 }
 
+// prometheusServer is a Prometheus that has begun to scrape the exporter.
+type prometheusServer struct {
+	process  *process
+	api      string       // ends in a slash
+	exporter string       // its address, which is its instance
+	client   *http.Client // nil: the usual one
+	run      func(t *testing.T, flags ...string) *process
+}
+
 // checkRestart has Prometheus start again, after longer than it looks back for a sample: nobody of whom it knew is new.
 func checkRestart(t *testing.T, p *prometheusServer, process string) {
 	t.Helper()
@@ -165,15 +174,6 @@ func checkDashboards(t *testing.T, prometheus *prometheusServer) {
 			})
 		}
 	}
-}
-
-// prometheusServer is a Prometheus that has begun to scrape the exporter.
-type prometheusServer struct {
-	process  *process
-	api      string       // ends in a slash
-	exporter string       // its address, which is its instance
-	client   *http.Client // nil: the usual one
-	run      func(t *testing.T, flags ...string) *process
 }
 
 func startPrometheus(t *testing.T, manager string) *prometheusServer {
