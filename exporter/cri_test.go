@@ -22,29 +22,39 @@ import (
 // handlerWithoutSystemd has runc make the cgroups.
 const handlerWithoutSystemd = "cgroupfs"
 
-// startPod has a pod made with one container in it. parent is its cgroup, as a kubelet writes it.
+// inMachinesNetwork is where pods are.
+func inMachinesNetwork() message {
+	const node = 2
+	return message{{1, node}}
+}
+
+// startPod has a pod made with an asker in it.
 func (r runtimes) startPod(t *testing.T, name, uid, parent, handler string) (container string) {
+	t.Helper()
+	return r.startContainer(t, name, uid, parent, handler, message{
+		{1, message{{1, "asker"}}},                            // metadata
+		{2, message{{1, imageName}}},                          // image
+		{3, "/asker"},                                         // command
+		{6, message{{1, helperRole}, {2, helperStay}}},        // envs
+		{7, message{{1, "/asker"}, {2, asker}}},               // mounts
+		{15, message{{2, message{{3, inMachinesNetwork()}}}}}, // linux, security_context
+	})
+}
+
+// startContainer has a pod made with one container in it. parent is its cgroup, as a kubelet writes it.
+func (r runtimes) startContainer(t *testing.T, name, uid, parent, handler string, config message) (container string) {
 	t.Helper()
 	c := newCRI(t)
 	r.importImage(t, c)
-	const node = 2 // in the machine's network
-	namespaces := message{{1, node}}
 	sandbox := message{
 		{1, message{{1, name}, {2, uid}, {3, "default"}}}, // metadata
+		{3, logsOfPods}, // log_directory
 		{8, message{ // linux
 			{1, parent},
-			{2, message{{1, namespaces}}}, // security_context
+			{2, message{{1, inMachinesNetwork()}}}, // security_context
 		}},
 	}
 	pod := string(field(t, c.call(t, "RuntimeService/RunPodSandbox", message{{1, sandbox}, {2, handler}}), 1))
-	config := message{
-		{1, message{{1, "asker"}}},                     // metadata
-		{2, message{{1, imageName}}},                   // image
-		{3, "/asker"},                                  // command
-		{6, message{{1, helperRole}, {2, helperStay}}}, // envs
-		{7, message{{1, "/asker"}, {2, asker}}},        // mounts
-		{15, message{{2, message{{3, namespaces}}}}},   // linux, security_context
-	}
 	container = string(field(t, c.call(t, "RuntimeService/CreateContainer", message{{1, pod}, {2, config}, {3, sandbox}}), 1))
 	c.call(t, "RuntimeService/StartContainer", message{{1, container}})
 	return container

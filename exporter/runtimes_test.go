@@ -100,6 +100,7 @@ func TestRuntimes(t *testing.T) {
 		}
 	}
 	p.stopUnit(t)
+	t.Run("the exporter as a pod", r.exporterAsPod)
 }
 
 const (
@@ -114,6 +115,8 @@ const (
 	imageName = "localhost/pause:1"
 	// patience is for a guest whose machine does much else.
 	patience = 3 * time.Minute
+	// logsOfPods is where containerd writes those of containers that have one.
+	logsOfPods = "/var/log/ce-pods"
 )
 
 // runtimeWorkload is what a runtime has started.
