@@ -482,34 +482,32 @@ func markMessage(string) error {
 
 // absentLink asks for a network link that there is not, which the kernel would load a module for.
 func absentLink(string) error {
+	return ofLink("absent0", func(fd int, r *unix.Ifreq) error { return unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r) })
+}
+
+// setMTU asks for what only CAP_NET_ADMIN may do with a link.
+func setMTU(string) error {
+	return ofLink("lo", func(fd int, r *unix.Ifreq) error {
+		r.SetUint32(65536)
+		if err := unix.IoctlIfreq(fd, unix.SIOCSIFMTU, r); err != unix.EPERM {
+			return fmt.Errorf("set the MTU of lo: %w, want EPERM", err)
+		}
+		return nil
+	})
+}
+
+// ofLink does something by ioctl(2) with the network link of a name (netdevice(7)).
+func ofLink(name string, do func(fd int, r *unix.Ifreq) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	r, err := unix.NewIfreq("absent0")
+	r, err := unix.NewIfreq(name)
 	if err != nil {
 		return err
 	}
-	return unix.IoctlIfreq(fd, unix.SIOCGIFFLAGS, r)
-}
-
-// setMTU asks for what only CAP_NET_ADMIN may do with a device.
-func setMTU(string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	r, err := unix.NewIfreq("lo")
-	if err != nil {
-		return err
-	}
-	r.SetUint32(65536)
-	if err := unix.IoctlIfreq(fd, unix.SIOCSIFMTU, r); err != unix.EPERM {
-		return fmt.Errorf("set the MTU of lo: %w, want EPERM", err)
-	}
-	return nil
+	return do(fd, r)
 }
 
 // netlinkMessage is one with nothing in it but zeros.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -61,7 +60,8 @@ func TestNamelessLives(t *testing.T) {
 		Retention: time.Millisecond, quarantine: time.Millisecond, second: neverNow(), holdReader: make(chan struct{}),
 	})
 	// One task on one CPU: another would have another page of the cache.
-	ask := startAsking(t, inCgroup(newCgroup(t, name), helper(executable(t, name), "askwhentold")))
+	say, hear := converse(t, inCgroup(newCgroup(t, name), helper(executable(t, name), "askwhentold")))
+	ask := func() { say(); hear() }
 	ask()
 	table := cgroupMap{tr.objects.Collection.Maps["cgroups"]}
 	var serial uint64
@@ -104,37 +104,6 @@ func askWhenTold([]string) error {
 		fmt.Println()
 	}
 	return nil
-}
-
-// startAsking starts a command that runs that helper, and returns what has it ask.
-func startAsking(t *testing.T, cmd *exec.Cmd) (ask func()) {
-	t.Helper()
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
-			t.Error(err)
-		}
-	})
-	answers := bufio.NewReader(out)
-	return func() {
-		t.Helper()
-		if _, err := io.WriteString(in, "\n"); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := answers.ReadString('\n'); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // keysOf reads the keys of one of the kernel side's tables.

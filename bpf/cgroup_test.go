@@ -328,6 +328,20 @@ func ownProc(options string) error {
 // startWatch starts a helper that watches, and returns what asks it.
 func startWatch(t *testing.T, cmd *exec.Cmd) (look func() []sight) {
 	t.Helper()
+	say, hear := converse(t, cmd)
+	hear() // it counts
+	return func() (seen []sight) {
+		say()
+		if err := json.Unmarshal(hear(), &seen); err != nil {
+			t.Fatal(err)
+		}
+		return seen
+	}
+}
+
+// converse starts a helper that answers each line of its input with one, until there is no more.
+func converse(t *testing.T, cmd *exec.Cmd) (say func(), hear func() []byte) {
+	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -347,23 +361,19 @@ func startWatch(t *testing.T, cmd *exec.Cmd) (look func() []sight) {
 		}
 	})
 	lines := bufio.NewReader(out)
-	read := func() (seen []sight) {
+	say = func() {
+		if _, err := io.WriteString(in, "\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hear = func() []byte {
 		line, err := lines.ReadBytes('\n')
 		if err != nil {
 			t.Fatalf("%v: %s", err, said.String())
 		}
-		if err := json.Unmarshal(line, &seen); err != nil {
-			t.Fatal(err)
-		}
-		return seen
+		return line
 	}
-	read()
-	return func() []sight {
-		if _, err := io.WriteString(in, "\n"); err != nil {
-			t.Fatal(err)
-		}
-		return read()
-	}
+	return say, hear
 }
 
 // TestFromInside counts from a container's namespaces: others' processes are not to be seen there, and their cgroups have other paths.

@@ -21,6 +21,17 @@ func seriesOf(s *Snapshot, path, process string) (n uint64, series int) {
 	return n, series
 }
 
+// seriesNamed is seriesOf in all cgroups.
+func seriesNamed(s *Snapshot, process string) (n uint64, series int) {
+	for _, w := range s.Workloads {
+		if w.Process.Name == process {
+			n += w.Count
+			series++
+		}
+	}
+	return n, series
+}
+
 func endedCount(s *Snapshot) (n uint64) {
 	for _, c := range s.Ended {
 		if c.Capability == wakeAlarm {
@@ -247,13 +258,7 @@ func TestOneName(t *testing.T) {
 		run(t, exec.Command(tiny(t, name)))
 	}
 	s := checkIdentities(t, tr)
-	checks, series := uint64(0), 0
-	for _, w := range s.Workloads {
-		if w.Process.Name == name {
-			checks += w.Count
-			series++
-		}
-	}
+	checks, series := seriesNamed(s, name)
 	if checks != n || series != 1 {
 		t.Errorf("%d checks in %d series of %d files, want one series of all", checks, series, n)
 	}

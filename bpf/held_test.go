@@ -142,9 +142,10 @@ func holder(t *testing.T, dir string, cmd *exec.Cmd) *os.Process {
 // removeEmptied removes a cgroup whose last process has just ended: the kernel takes a moment to see that it is empty.
 func removeEmptied(dir string) {
 	for range 100 {
-		if errors.Is(os.Remove(dir), unix.EBUSY) {
-			time.Sleep(time.Millisecond)
+		if !errors.Is(os.Remove(dir), unix.EBUSY) {
+			return
 		}
+		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -260,8 +261,7 @@ func TestHeld(t *testing.T) {
 			return holder(t, dir, asNobodyWith(exec.Command(threadsWith(t, "leader", ends, all)), three...))
 		}, both},
 		"moved": { // which its first thread, that has ended, is not
-			func(dir string) *os.Process {
-				t.Cleanup(func() { removeEmptied(dir) })
+			func(string) *os.Process {
 				return holder(t, newCgroup(t, "held-before"), asNobodyWith(exec.Command(threadsWith(t, "moved", ends, all)), three...))
 			}, both,
 		},
@@ -271,10 +271,10 @@ func TestHeld(t *testing.T) {
 		}, sets{"cap_net_raw host": 2, "cap_kill host": 1}},
 		"user namespace": {func(dir string) *os.Process { return holder(t, dir, inUserNS(exec.Command(idle(t, "userns")))) }, sets{"all userns": 1}},
 	} {
+		path := "held-" + strings.ReplaceAll(name, " ", "-")
+		dir := newCgroup(t, path) // which goes once the processes do, at the end
+		p := test.start(dir)
 		t.Run(name, func(t *testing.T) {
-			path := "held-" + strings.ReplaceAll(name, " ", "-")
-			dir := newCgroup(t, path)
-			p := test.start(dir)
 			if name == "leader" || name == "moved" {
 				eventually(t, "the leader ends", func() bool {
 					stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.Pid))

@@ -54,14 +54,7 @@ func TestNamesOfEachLength(t *testing.T) {
 	}
 	s := checkIdentities(t, tr)
 	for _, name := range names {
-		checks, series := 0, 0
-		for _, w := range s.Workloads {
-			if w.Process.Name == name {
-				checks += int(w.Count)
-				series++
-			}
-		}
-		if checks != 2 || series != 1 {
+		if checks, series := seriesNamed(s, name); checks != 2 || series != 1 {
 			t.Errorf("%d checks in %d series of %q, want 2 in one", checks, series, name)
 		}
 	}

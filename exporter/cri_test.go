@@ -81,13 +81,27 @@ func (r runtimes) importImage(t *testing.T, c cri) {
 // saysCRI is what crictl inspect shows, of which the cgroup is the first process'.
 func (runtimes) saysCRI(t *testing.T, container string) map[string]string {
 	t.Helper()
+	status := newCRI(t).status(t, container)
+	return map[string]string{"container_id": string(field(t, status, 1, 1)), "cgroup": cgroupOf(t, strconv.Itoa(firstProcess(t, status)))}
+}
+
+type cri struct{ client *http.Client }
+
+// status is what there is to know of a container.
+func (c cri) status(t *testing.T, container string) []byte {
+	t.Helper()
 	const verbose = 1
-	status := newCRI(t).call(t, "RuntimeService/ContainerStatus", message{{1, container}, {2, verbose}})
+	return c.call(t, "RuntimeService/ContainerStatus", message{{1, container}, {2, verbose}})
+}
+
+// firstProcess is the process id that a status has.
+func firstProcess(t *testing.T, status []byte) int {
+	t.Helper()
 	var info struct{ PID int }
 	if err := json.Unmarshal(field(t, status, 2, 2), &info); err != nil { // the value of the first of a map
 		t.Fatal(err)
 	}
-	return map[string]string{"container_id": string(field(t, status, 1, 1)), "cgroup": cgroupOf(t, strconv.Itoa(info.PID))}
+	return info.PID
 }
 
 // A message's fields are numbered, and are each a string, a number or a message.
@@ -133,8 +147,6 @@ func field(t *testing.T, encoded []byte, numbers ...protowire.Number) []byte {
 	}
 	return encoded
 }
-
-type cri struct{ client *http.Client }
 
 func newCRI(t *testing.T) cri {
 	t.Helper()

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -64,15 +62,7 @@ func (r runtimes) exporterAsPod(t *testing.T) {
 		}
 	}
 	c := newCRI(t)
-	const verbose = 1
-	status := func() []byte {
-		return c.call(t, "RuntimeService/ContainerStatus", message{{1, id}, {2, verbose}})
-	}
-	var info struct{ PID int }
-	if err := json.Unmarshal(field(t, status(), 2, 2), &info); err != nil {
-		t.Fatal(err)
-	}
-	p.pid = info.PID
+	p.pid = firstProcess(t, c.status(t, id))
 	// What it may not take away is out of reach: no_new_privs.
 	p.checkPrivileges(t, holding("", bothMask|1<<unix.CAP_SETUID|1<<unix.CAP_SETGID))
 	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/status")
@@ -88,12 +78,10 @@ func (r runtimes) exporterAsPod(t *testing.T) {
 
 	const seconds = 60
 	c.call(t, "RuntimeService/StopContainer", message{{1, id}, {2, seconds}})
-	if reason := string(field(t, status(), 1, 10)); reason != "Completed" {
+	if reason := string(field(t, c.status(t, id), 1, 10)); reason != "Completed" {
 		t.Errorf("it ended with %q\n%s", reason, log())
 	}
-	if text := log(); !strings.Contains(text, "level=INFO") || !strings.Contains(text, "msg=Stopping") || strings.Contains(text, "level=ERROR") {
-		t.Errorf("its log does not tell of an orderly run:\n%s", text)
-	}
+	wasOrderly(t, log())
 }
 
 // A daemonContainer is what the manifest says of the container.

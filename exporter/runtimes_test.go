@@ -607,7 +607,12 @@ func (p *process) stopUnit(t *testing.T) {
 	if result != "success" || status != "0" {
 		t.Errorf("it ended with %s, exit status %s", result, status)
 	}
-	log := output(t, "journalctl", "--no-pager", "--unit="+unitName)
+	wasOrderly(t, output(t, "journalctl", "--no-pager", "--unit="+unitName))
+}
+
+// wasOrderly looks at a log from start to stop.
+func wasOrderly(t *testing.T, log string) {
+	t.Helper()
 	if !strings.Contains(log, "level=INFO") || !strings.Contains(log, "msg=Stopping") || strings.Contains(log, "level=ERROR") {
 		t.Errorf("its log does not tell of an orderly run:\n%s", log)
 	}
