@@ -25,6 +25,9 @@ import (
 
 // passRound is the helper that makes checks of so many kinds whenever it is its turn, and then gives the CPU to the next of a ring:
 // round KINDS TURNS. It is started by ring, with its own pipe as file descriptor 3 and the next one's as 4.
+//
+// It keeps to one thread, and Go's runtime out of its system calls: that would have others of its threads run in between, so that a
+// turn would be a task's that had none lately, with the CPU's caches full of the runtime's.
 func passRound(args []string) error {
 	kinds, err := strconv.Atoi(args[0])
 	if err != nil {
@@ -35,15 +38,28 @@ func passRound(args []string) error {
 		return err
 	}
 	calls := cheapCalls()[:kinds]
+	runtime.LockOSThread()
 	token := make([]byte, 1)
+	pass := func(call, fd uintptr) error {
+		for {
+			_, _, err := unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(&token[0])), 1)
+			switch err {
+			case 0:
+				return nil
+			case unix.EINTR:
+			default:
+				return err
+			}
+		}
+	}
 	for range turns {
-		if _, err := unix.Read(3, token); err != nil {
+		if err := pass(unix.SYS_READ, 3); err != nil {
 			return fmt.Errorf("read: %w", err)
 		}
 		for _, c := range calls {
 			_, _, _ = unix.RawSyscall6(c[0], c[1], c[2], c[3], c[4], 0, 0)
 		}
-		if _, err := unix.Write(4, token); err != nil && !errors.Is(err, unix.EPIPE) { // the last turn's next has ended
+		if err := pass(unix.SYS_WRITE, 4); err != nil && !errors.Is(err, unix.EPIPE) { // the last turn's next has ended
 			return fmt.Errorf("write: %w", err)
 		}
 	}
