@@ -8,9 +8,9 @@ import (
 	"capability_exporter/bpf/internal/programs"
 )
 
-// Snapshot reads what has been counted so far. All counters are in memory that the kernel side shares; what is left are two
-// bpf(2) calls, or four where the first program is at an entry, and one for each cgroup that is new. (Up to 6.1 each call is itself
-// an audited check of CAP_BPF: bpf_capable in __sys_bpf, kernel/bpf/syscall.c.)
+// Snapshot reads what has been counted so far. All counters are in memory that the kernel side shares; what is left is a bpf(2) call
+// for each cgroup that is new, and one where the first program is at an entry. (Up to 6.1 each call is itself an audited check of
+// CAP_BPF: bpf_capable in __sys_bpf, kernel/bpf/syscall.c.)
 func (t *Tracer) Snapshot() (*Snapshot, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -100,8 +100,6 @@ func (t *Tracer) addWorkloads(s *Snapshot) error {
 }
 
 func (t *Tracer) addLosses(s *Snapshot) error {
-	// How often it was skipped is read before how often the second program stood in, so that a check in flight makes the
-	// difference too small and never too large; the next snapshot has it.
 	skipped, err := t.objects.Skipped()
 	if err != nil {
 		return err
@@ -111,11 +109,21 @@ func (t *Tracer) addLosses(s *Snapshot) error {
 		return err
 	}
 	s.RingLost, s.RingWithheld, s.Unwinds = losses.Lost, losses.Withheld, losses.Unwinds
-	if left := skipped + losses.Declined; left > losses.Second {
-		t.missed = max(t.missed, left-losses.Second)
-	}
-	s.MissedRuns = t.missed
+	s.MissedRuns = t.missed.told(skipped+losses.Declined, losses.Second)
 	return nil
+}
+
+// missedRuns are checks that no program counted.
+type missedRuns struct{ seen, agreed uint64 }
+
+// told is what two looks in a row agree on: of how many checks the first program had left to the second, and how many of these that
+// has counted. A check in between, whose task may be preempted there, is in the one and not yet in the other. By the next look it is
+// in both, or it was missed.
+func (m *missedRuns) told(left, taken uint64) uint64 {
+	seen := m.seen
+	m.seen = left - min(left, taken) // what is read later may be of more checks
+	m.agreed = max(m.agreed, min(seen, m.seen))
+	return m.agreed
 }
 
 func (t *Tracer) addRefusals(s *Snapshot) error {

@@ -57,3 +57,26 @@ func TestSnapshotUnderLoad(t *testing.T) {
 	}
 	t.Logf("%d checks, %d missed; at most %d behind", count(s), missed, behind)
 }
+
+// TestMissedRuns: a miss is told once two looks in a row have it, and never taken back.
+func TestMissedRuns(t *testing.T) {
+	var m missedRuns
+	for i, look := range []struct{ left, taken, want uint64 }{
+		{0, 0, 0},
+		{1, 0, 0},  // one that is in between
+		{1, 1, 0},  // and was counted
+		{3, 1, 0},  // two, of which one is missed
+		{3, 2, 1},  //
+		{9, 4, 1},  // four more in between,
+		{9, 4, 5},  // and there still
+		{9, 9, 5},  // it was told, and cannot be taken back
+		{20, 9, 5}, // eleven, with those
+		{20, 9, 11},
+		{20, 25, 11}, // more have come and were counted since the first of two readings
+		{20, 25, 11},
+	} {
+		if got := m.told(look.left, look.taken); got != look.want {
+			t.Errorf("look %d, left %d, taken %d: %d missed, want %d", i, look.left, look.taken, got, look.want)
+		}
+	}
+}

@@ -140,7 +140,7 @@ type Tracer struct {
 	series      *series
 	refusals    []*refusals
 	siteRecords *siteRecords
-	missed      uint64 // checks that no program counted
+	missed      missedRuns
 	goneLost    uint64 // how often the ring of cgroups that are gone has been full
 }
 

@@ -141,7 +141,7 @@ type Snapshot struct {
 	RingLost     uint64 // announcements that found it full
 	RingWithheld uint64 // denials counted but not announced (rate limit)
 	Unwinds      uint64 // checks whose stack had to be unwound
-	MissedRuns   uint64 // checks that were not counted, the kernel having skipped the program
+	MissedRuns   uint64 // checks that were not counted, the kernel having skipped the program, as of the snapshot before
 
 	Series      int // workload slots in use
 	SeriesLimit int
