@@ -139,18 +139,30 @@ func openDetached(t *testing.T, opts Options) *Tracer {
 	return tr
 }
 
-// TestCost is the benchmark: all ways in turn, round after round, and what each adds as a multiple of what the empty program
-// adds. Nothing is asserted: the machine may be busy with others' work.
+// TestCost is the benchmark, on one CPU. Nothing is asserted: the machine may be busy with others' work.
 func TestCost(t *testing.T) {
 	if !*cost {
 		t.Skip("a measurement, not a test: make bench")
 	}
-	rounds := *costRounds
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	if err := stayOn(0); err != nil {
-		t.Fatal(err)
+	for _, part := range []struct {
+		name    string
+		measure func(t *testing.T) string
+	}{{"calls", costOfCalls}, {"runs", runTimes}, {"exec", costOfExec}} {
+		t.Run(part.name, func(t *testing.T) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			if err := stayOn(0); err != nil {
+				t.Fatal(err)
+			}
+			fmt.Println(part.measure(t))
+		})
 	}
+}
+
+// costOfCalls has all ways in turn, round after round, and says what each adds as a multiple of what the empty program adds.
+func costOfCalls(t *testing.T) string {
+	t.Helper()
+	rounds := *costRounds
 	all := ways(t)
 	var out strings.Builder
 	fmt.Fprintf(&out, "%d rounds, each way in turn; medians (lower to upper quartile)\n", rounds)
@@ -183,9 +195,7 @@ func TestCost(t *testing.T) {
 				median(added(w.name))/median(added(wayEmpty)))
 		}
 	}
-	out.WriteString(runTimes(t))
-	out.WriteString(costOfExec(t))
-	fmt.Print(out.String())
+	return out.String()
 }
 
 func quantile(v []float64, quarter int) float64 {
