@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -229,6 +230,9 @@ type sight struct {
 	Age           time.Duration // since it began
 }
 
+// watchRetention is that of who watches.
+const watchRetention = 3 * time.Second
+
 // watch is the helper that counts, wherever it has been put: for each line of its input it does what housekeeping does, and says
 // what it sees as a line of JSON.
 func watch(args []string) error {
@@ -237,7 +241,16 @@ func watch(args []string) error {
 			return err
 		}
 	}
-	tr, err := Open(Options{Retention: time.Minute})
+	return watchWith(Options{Retention: watchRetention})
+}
+
+// watchUnheard is "watch" without what is announced: what it knows of a cgroup it learns when it looks.
+func watchUnheard([]string) error {
+	return watchWith(Options{Retention: watchRetention, holdReader: make(chan struct{})})
+}
+
+func watchWith(opts Options) error {
+	tr, err := Open(opts)
 	if err != nil {
 		return err
 	}
@@ -265,7 +278,7 @@ func watch(args []string) error {
 	return nil
 }
 
-// watchInTime is the helper "watch" in a time namespace whose boot was another: watchintime SECONDS.
+// watchInTime is the helper "unheard" in a time namespace whose boot was another: watchintime SECONDS.
 func watchInTime(args []string) error {
 	runtime.LockOSThread()
 	if err := unix.Unshare(unix.CLONE_NEWTIME); err != nil {
@@ -279,11 +292,11 @@ func watchInTime(args []string) error {
 	if err != nil {
 		return err
 	}
-	argv, err := syscall.SlicePtrFromStrings([]string{"watch"})
+	argv, err := syscall.SlicePtrFromStrings([]string{"unheard"})
 	if err != nil {
 		return err
 	}
-	env, err := syscall.SlicePtrFromStrings([]string{helperVariable + "=watch"})
+	env, err := syscall.SlicePtrFromStrings([]string{helperVariable + "=unheard"})
 	if err != nil {
 		return err
 	}
@@ -406,7 +419,7 @@ func TestFromInside(t *testing.T) {
 }
 
 // TestTimeNamespace counts from time namespaces in which the machine seems to have booted long before it did, and after: the series of
-// a cgroup that is gone lives for its retention, and has begun when it began.
+// a cgroup that is gone lives for its retention, and no longer, and has begun when it began.
 func TestTimeNamespace(t *testing.T) {
 	needsRoot(t)
 	if _, err := os.Stat("/proc/self/ns/time"); err != nil {
@@ -422,31 +435,46 @@ func TestTimeNamespace(t *testing.T) {
 				ahead = "-" + strconv.FormatInt(ts.Sec/2, 10)
 			}
 			look := startWatch(t, helper(self(t), "watchintime", ahead))
-			dir := newCgroup(t, "in-time")
-			run(t, inCgroup(dir, exec.Command(tiny(t, "in-time"))))
-			find := func() *sight {
-				for _, s := range look() {
-					if s.Process == "in-time" && s.Path == "/in-time" {
-						return &s
-					}
-				}
-				return nil
+			asks := func(name string) (dir string) {
+				dir = newCgroup(t, name)
+				run(t, inCgroup(dir, exec.Command(tiny(t, name))))
+				return dir
 			}
-			s := find()
-			if s == nil {
+			find := func(seen []sight, name string) int {
+				return slices.IndexFunc(seen, func(s sight) bool { return s.Process == name && s.Path == "/"+name })
+			}
+			// Of the one it is told when it goes, of the other it learns when it has gone.
+			const known, late = "in-time", "gone-unseen"
+			dirs := map[string]string{known: asks(known)}
+			seen := look()
+			i := find(seen, known)
+			if i < 0 {
 				t.Fatal("no series")
 			}
-			if s.Age < 0 || s.Age > 5*time.Second {
-				t.Errorf("the series began %s ago, want some milliseconds", s.Age)
+			if age := seen[i].Age; age < 0 || age > 5*time.Second {
+				t.Errorf("the series began %s ago, want some milliseconds", age)
 			}
-			if err := os.Remove(dir); err != nil {
-				t.Fatal(err)
-			}
-			for range 3 {
-				time.Sleep(100 * time.Millisecond)
-				if find() == nil {
-					t.Fatal("the series ended within its retention")
+			dirs[late] = asks(late)
+			removed := time.Now()
+			for _, dir := range dirs {
+				if err := os.Remove(dir); err != nil {
+					t.Fatal(err)
 				}
+			}
+			for len(dirs) > 0 {
+				seen := look()
+				since := time.Since(removed)
+				for name := range dirs {
+					switch there := find(seen, name) >= 0; {
+					case !there && since < watchRetention:
+						t.Fatalf("%s: the series ended within its retention", name)
+					case there && since > watchRetention+10*time.Second:
+						t.Fatalf("%s: the series does not end", name)
+					case !there:
+						delete(dirs, name)
+					}
+				}
+				time.Sleep(100 * time.Millisecond)
 			}
 		})
 	}

@@ -1,7 +1,6 @@
 package bpf
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -217,38 +216,9 @@ func TestFullSiteTable(t *testing.T) {
 // everything on the stack, and nothing may be lost, misnamed or misclassified.
 func TestSecondProgram(t *testing.T) {
 	const n, name = 2_000_000, "beside-another"
-	second, err := testprog.Load(testprog.Empty)
-	if err != nil {
-		t.Skip("the tracepoint cap_capable cannot be had: ", err)
-	}
-	defer second.Close()
+	attach := somebodys(t, testprog.Empty)
 	tr := openLive(t, Options{sources: []Source{SourceTracepoint}})
-	cmd := helper(executable(t, name), "sethostname", strconv.Itoa(n))
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
-	times := 0
-	for running := true; running; {
-		l, err := second.Attach()
-		if err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case err := <-done:
-			if err != nil {
-				t.Fatal(err)
-			}
-			running = false
-		case <-time.After(20 * time.Millisecond):
-		}
-		if err := errors.Join(l.Close()); err != nil {
-			t.Fatal(err)
-		}
-		times++
-		time.Sleep(5 * time.Millisecond)
-	}
+	times := comesAndGoes(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)), attach)
 	s := checkIdentities(t, tr)
 	if got := by(s, name); short(total(got), n, mayMiss(t, tr, s)) {
 		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN", got, n)
@@ -361,9 +331,24 @@ func TestWithoutCast(t *testing.T) {
 	}
 }
 
-// TestLearnsAtStart: a tracer that has just been opened knows the stacks of the most usual checks, and others need not be unwound for it.
+// TestLearnsAtStart: a tracer that has just been opened knows the stacks of the most usual checks, and others need not be unwound for it:
+// not even those of a storm that breaks out at once.
 func TestLearnsAtStart(t *testing.T) {
+	const n, name, few = 5_000, "at-the-start", 200
 	tr := openLive(t, Options{})
+	knowsLessons(t, tr)
+	before := snapshot(t, tr)
+	run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n)))
+	s := checkIdentities(t, tr)
+	unwound := s.Unwinds - before.Unwinds
+	t.Logf("%v counted, %d unwound, %d until then", by(s, name), unwound, before.Unwinds)
+	if unwound > few {
+		t.Errorf("%d checks of a storm had to be unwound, want %d at most", unwound, few)
+	}
+}
+
+func knowsLessons(t *testing.T, tr *Tracer) {
+	t.Helper()
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	pairs := 0

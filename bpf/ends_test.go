@@ -135,6 +135,48 @@ func seriesEnd(t *testing.T, hierarchy string) {
 	}
 }
 
+// TestRenamed renames a v1 cgroup, which v2 does not let: it keeps the name that it had at its first check, for as long as it has a series,
+// and gives it to none that comes later.
+func TestRenamed(t *testing.T) {
+	const was, is = "/named-before", "/named-after"
+	// With nothing announced, the first look at the name comes when there is another.
+	tr := openLive(t, Options{Retention: time.Millisecond, quarantine: time.Millisecond, holdReader: make(chan struct{})})
+	dir := newCgroupIn(t, "pids", was)
+	renamed := filepath.Join(filepath.Dir(dir), is)
+	t.Cleanup(func() { _ = os.Remove(renamed) })
+	often, late := tiny(t, "before-and-after"), tiny(t, "after-alone")
+	run(t, inCgroups(t, exec.Command(often), dir))
+	if err := os.Rename(dir, renamed); err != nil {
+		t.Fatal(err)
+	}
+	run(t, inCgroups(t, exec.Command(often), renamed))
+	run(t, inCgroups(t, exec.Command(late), renamed))
+	endNow(t, tr)
+	s := checkIdentities(t, tr)
+	for path, want := range map[string]map[string]uint64{was: {"before-and-after": 2, "after-alone": 1}, is: {"before-and-after": 0, "after-alone": 0}} {
+		for process, want := range want {
+			if n, _ := seriesOf(s, path, process); n != want {
+				t.Errorf("%d checks of %s in %s, want %d", n, process, path, want)
+			}
+		}
+	}
+	if err := os.Remove(renamed); err != nil {
+		t.Fatal(err)
+	}
+	endAll(t, tr)
+	if err := os.Mkdir(renamed, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run(t, inCgroups(t, exec.Command(late), renamed))
+	s = checkIdentities(t, tr)
+	if n, series := seriesOf(s, was, "after-alone"); series != 0 || endedCount(s) != 3 {
+		t.Errorf("%d checks in %d series of a cgroup that is gone, and %d ended, want none and 3", n, series, endedCount(s))
+	}
+	if n, _ := seriesOf(s, is, "after-alone"); n != 1 {
+		t.Errorf("%d checks in a cgroup of the new name, want 1", n)
+	}
+}
+
 // TestRestart removes a cgroup and makes it again, as a service manager does when a service is restarted: its series goes on.
 func TestRestart(t *testing.T) {
 	const name = "restarted"

@@ -33,6 +33,7 @@ func helpers() map[string]func(args []string) error {
 		"watch":       watch,
 		"inside":      inside,
 		"watchintime": watchInTime,
+		"unheard":     watchUnheard,
 		"asking":      askOnAndOn,
 		"opens":       openOften,
 		"tun":         openTun,

@@ -1,0 +1,163 @@
+package bpf
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	markTurns      = 1<<11 - 1 // of a mark: how often its task had given up the CPU (pair.h)
+	markCheckShift = 22        // below the task: which check it is
+)
+
+// A markPlace is the kernel side's struct mark.
+type markPlace struct {
+	Mark uint64
+	_    [7]uint64
+}
+
+// TestMarks counts with two programs whose marks find each place taken: by a task that may still come for its own, or that is gone.
+func TestMarks(t *testing.T) {
+	const n = 20_000
+	two := true
+	sleeper, awake := sleepersMark(t)
+	defer awake()
+	for _, test := range []struct {
+		name  string
+		other uint64
+		stays bool
+	}{{"taken", sleeper, true}, {"left-over", 1<<markCheckShift | 1, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			tr := openLive(t, Options{pair: &two})
+			name := "place-" + test.name
+			path := executable(t, name)
+			marks := tr.objects.Collection.Maps["marks"]
+			for i := range marks.MaxEntries() {
+				if err := marks.Put(i, markPlace{Mark: test.other}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			run(t, helper(path, "sethostname", strconv.Itoa(n)))
+			s := checkIdentities(t, tr)
+			if got := by(s, name); short(total(got), n, s.MissedRuns) {
+				t.Errorf("asked for %v, and %d were missed, want %d", got, s.MissedRuns, n)
+			}
+			changed := 0
+			for i := range marks.MaxEntries() {
+				var place markPlace
+				if err := marks.Lookup(i, &place); err != nil {
+					t.Fatal(err)
+				}
+				if place.Mark != test.other {
+					changed++
+				}
+			}
+			if test.stays != (changed == 0) {
+				t.Errorf("%d of %d places were taken over", changed, marks.MaxEntries())
+			}
+			if preemptible, err := tr.source.Preemptible(tr.features); err != nil || !preemptible && s.MissedRuns != 0 {
+				t.Errorf("%d checks were missed (%v)", s.MissedRuns, err)
+			}
+		})
+	}
+}
+
+// sleepersMark is a mark of a thread that then sleeps until it is awoken, as the first of two programs leaves it where there is no second.
+func sleepersMark(t *testing.T) (mark uint64, awake func()) {
+	t.Helper()
+	two := true
+	tr := openDetached(t, Options{pair: &two})
+	if tr.objects.Banks() != 2 {
+		t.Skip("the kernel has no bpf_rdonly_cast: there is one program at most")
+	}
+	first, err := link.AttachTracing(link.TracingOptions{Program: tr.objects.Programs[0]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	type found struct {
+		thread int
+		marks  map[uint64]bool // of its task alone
+		err    error
+	}
+	asked, end := make(chan found), make(chan struct{})
+	go func() {
+		runtime.LockOSThread() // and never unlocked
+		f := found{thread: unix.Gettid(), marks: map[uint64]bool{}}
+		f.err = func() error {
+			var all unix.Sigset_t
+			for i := range all.Val {
+				all.Val[i] = ^all.Val[i]
+			}
+			if err := unix.PthreadSigmask(unix.SIG_BLOCK, &all, nil); err != nil {
+				return err
+			}
+			for range 100 { // until it does not give up the CPU before it asks
+				clear(f.marks)
+				if err := markOwn(tr, f.thread, f.marks); err != nil || len(f.marks) == 1 {
+					return err
+				}
+			}
+			return nil
+		}()
+		asked <- f
+		<-end
+	}()
+	awake = func() { close(end) }
+	f := <-asked
+	if f.err != nil || len(f.marks) != 1 {
+		awake()
+		t.Fatalf("%d tasks have left a mark that may be the thread's, want 1 (%v)", len(f.marks), f.err)
+	}
+	time.Sleep(50 * time.Millisecond) // it goes to sleep
+	turns, err := turnsOf(f.thread)
+	if err != nil {
+		awake()
+		t.Fatal(err)
+	}
+	for m := range f.marks {
+		mark = m | turns&markTurns
+	}
+	return mark, awake
+}
+
+// markOwn asks, and finds which tasks have left a mark that may be of the thread that asked.
+func markOwn(tr *Tracer, thread int, tasks map[uint64]bool) error {
+	turns, err := turnsOf(thread)
+	if err != nil {
+		return err
+	}
+	if err := askSysAdmin(nil); err != nil {
+		return err
+	}
+	marks := tr.objects.Collection.Maps["marks"]
+	for i := range marks.MaxEntries() {
+		var place markPlace
+		if err := marks.Lookup(i, &place); err != nil {
+			return err
+		}
+		if place.Mark != 0 && place.Mark&markTurns == turns&markTurns {
+			tasks[place.Mark>>markCheckShift<<markCheckShift] = true
+		}
+	}
+	return nil
+}
+
+// turnsOf is how often a thread has given up the CPU.
+func turnsOf(thread int) (uint64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/self/task/%d/status", thread))
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(status), "\nvoluntary_ctxt_switches:")
+	line, _, _ := strings.Cut(after, "\n")
+	return strconv.ParseUint(strings.TrimSpace(line), 10, 64)
+}
