@@ -106,7 +106,7 @@ func TestAlerts(t *testing.T) {
 	for _, d := range all {
 		variables["/d/"+d.UID] = d.Templating.List
 	}
-	pages := map[string]bool{}
+	pages, severities := map[string]bool{}, map[string]string{}
 	for _, group := range allGroups(t) {
 		for _, rule := range group.Rules {
 			if rule.Record != "" {
@@ -125,6 +125,7 @@ func TestAlerts(t *testing.T) {
 			}
 			delete(sections, rule.Alert)
 			checkDashboardLink(t, rule.Alert, rule.Annotations["dashboard_url"], variables)
+			severities[rule.Alert] = rule.Labels["severity"]
 			switch rule.Labels["severity"] {
 			case "critical":
 				pages[rule.Alert] = true
@@ -143,6 +144,24 @@ func TestAlerts(t *testing.T) {
 	}
 	if got := slices.Sorted(maps.Keys(pages)); !slices.Equal(got, want) {
 		t.Errorf("paging: %q, want %q", got, want)
+	}
+	checkReadmeSeverities(t, severities)
+}
+
+// checkReadmeSeverities: README's table has each alert once, in the row of how bad it is.
+func checkReadmeSeverities(t *testing.T, severities map[string]string) {
+	t.Helper()
+	rows := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(critical|warning|info)` \\|(.*)$").FindAllStringSubmatch(read(t, "../README.md"), -1) {
+		for _, name := range regexp.MustCompile("`(Capability\\w+)`").FindAllStringSubmatch(row[2], -1) {
+			if rows[name[1]] != "" {
+				t.Errorf("README has %s twice", name[1])
+			}
+			rows[name[1]] = row[1]
+		}
+	}
+	if !maps.Equal(rows, severities) {
+		t.Errorf("README has the severities\n%v, and the rules\n%v", rows, severities)
 	}
 }
 
