@@ -77,7 +77,7 @@ SOME_GUESTS := 5.10 5.10-irq 6.1 6.12-full 6.12-locked 6.12-systemd 7 7-selinux 
 .PHONY: test
 test: test-deps ## Install what is missing, then run every check and test, and the live ones in a dozen guests
 	bpf/vm/matrix fetch $(SOME_GUESTS) >$(BUILD)/fetch.log 2>&1 & \
-	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd mixin-check generate-check build lint chart-check && \
+	$(MAKE) --no-print-directory vet mutate-check check-rules check-metrics check-systemd mixin-check generate-check build lint chart-check release-test && \
 	wait && $(MAKE) --no-print-directory go-test test-vm GUESTS='$(SOME_GUESTS)'
 
 # What the live tests start beside themselves, and what test-vm takes into its guests: without the race detector.
@@ -222,10 +222,13 @@ release: ## Make build/release: programs, deb and rpm for amd64 and arm64, an im
 test-release: release helpers ## Install, start, scrape and remove the packages and the image, in a guest with a systemd of its own
 	bpf/vm/matrix 6.12-release
 
+.PHONY: release-test
+release-test: ## Test what makes the release (first build: minutes)
+	go -C .tools/release test -vet=off -count=1 .
+
 # The sums of the same commit, made elsewhere and with nothing that a build has kept.
 .PHONY: release-check
-release-check: release ## Test what makes the release, and make it again elsewhere: it must be the same
-	go -C .tools/release test -vet=off -count=1 .
+release-check: release-test release ## Test what makes the release, and make it again elsewhere: it must be the same
 	[ -z "$$(git status --porcelain)" ] || { echo "Commit first: what is not committed is missing where it is made again."; exit 1; }
 	work=$$(mktemp -d) && trap 'chmod -R u+w "$$work"; rm -rf "$$work"' EXIT && git clone --quiet . "$$work/clone" && \
 	GOCACHE=$$work/cache $(MAKE) --no-print-directory -C "$$work/clone" release VERSION=$(VERSION) >/dev/null && \

@@ -1,16 +1,23 @@
 package deploy
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"flag"
 	"fmt"
 	"html/template"
+	"image"
+	"image/color"
+	"image/draw"
+	"image/png"
 	"maps"
+	"math"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,11 +27,10 @@ import (
 	"capability_exporter/dashboards"
 )
 
-var preview = flag.String("preview", "", "draw the fleet's dashboard into this `file` (PNG)")
+var preview = flag.String("preview", "", "draw the dashboard that this `file` (PNG) is called by")
 
-// TestPreview draws what the fleet's dashboard shows of a fleet that is made up,
-// for README: what a real Prometheus answers, in the panels' places and units.
-// It is not Grafana that draws it.
+// TestPreview draws what a dashboard shows of a fleet that is made up, for README: what a real Prometheus answers, in the panels'
+// places and units. It is not Grafana that draws it.
 func TestPreview(t *testing.T) {
 	if *preview == "" {
 		t.Skip("only with -preview")
@@ -33,15 +39,34 @@ func TestPreview(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := all[slices.IndexFunc(all, func(d *dashboards.Dashboard) bool { return d.Name == "fleet" })]
-	prometheus := serveFleet(t, likelyFleet(), func(name string) string { return program(t, name) })
+	at := slices.IndexFunc(all, func(d *dashboards.Dashboard) bool { return d.Name+".png" == filepath.Base(*preview) })
+	if at < 0 {
+		t.Fatalf("no dashboard is drawn into %s", *preview)
+	}
+	d, made, chosen := all[at], likelyFleet(), choice{}
+	switch d.Name {
+	case "node":
+		made, chosen = append(made, likelyMachine()...), choice{"cluster": "east", "instance": "node-1"}
+	case "health":
+		made = append(made, likelyMachine()...)
+	case "workload":
+		chosen = choice{"cluster": "east", "namespace": "monitoring", "owner": "node-agent"}
+		counted := func(l line) bool { return l.metric == checks && l.labels["owner"] == chosen["owner"] } // at one time, and here all the time
+		made = append(append(slices.DeleteFunc(made, counted), likelyMachine()...), likelyOwner()...)
+	}
+	prometheus := serveFleet(t, made, func(name string) string { return program(t, name) })
 	var drawn []drawnPanel
 	height := 0
 	for _, panel := range d.Panels {
 		p := drawnPanel{Panel: panel}
 		height = max(height, panel.GridPos.Y+panel.GridPos.H)
 		for _, target := range panel.Targets {
-			p.answer(t, prometheus, d.Substitute(target.Expr, seconds(rateSteps), seconds(rangeSteps), nil))
+			expr := d.Substitute(target.Expr, seconds(rateSteps), fmt.Sprint(rangeSeconds, "s"), chosen)
+			if panel.Type == "timeseries" {
+				p.graph(t, prometheus, expr, target.Legend)
+			} else {
+				p.answer(t, prometheus, expr)
+			}
 		}
 		drawn = append(drawn, p)
 	}
@@ -66,6 +91,30 @@ func TestPreview(t *testing.T) {
 		fmt.Sprint("--window-size=1600,", 90+30*height), "--screenshot="+picture, "file://"+page).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	shrink(t, picture)
+}
+
+// shrink writes a picture again with the 256 colors that it has most of, which is half of what the browser writes.
+func shrink(t *testing.T, path string) {
+	t.Helper()
+	drawn, err := png.Decode(strings.NewReader(read(t, path)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	count, area := map[color.Color]int{}, drawn.Bounds()
+	for y := range area.Dy() {
+		for x := range area.Dx() {
+			count[drawn.At(x, y)]++
+		}
+	}
+	most := slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int { return cmp.Compare(count[b], count[a]) })
+	few := image.NewPaletted(area, most[:min(256, len(most))])
+	draw.Draw(few, area, drawn, image.Point{}, draw.Src)
+	var small bytes.Buffer
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, few); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, small.String())
 }
 
 // drawnPanel is a panel with what it shows.
@@ -74,7 +123,64 @@ type drawnPanel struct {
 
 	Columns []string
 	Rows    []drawnRow
+	Lines   []drawnLine
+	highest float64
 }
+
+// drawnLine is one of a graph.
+type drawnLine struct {
+	Name, Max, Color string
+	values           []float64 // by the number of the step, NaN where there is none
+}
+
+// graph asks for a query over the range.
+func (p *drawnPanel) graph(t *testing.T, prometheus *prometheusServer, expr, legend string) {
+	t.Helper()
+	var data struct {
+		Result []struct {
+			Metric labels
+			Values [][2]any
+		}
+	}
+	over := url.Values{"query": {expr}, "start": {strconv.Itoa(end - rangeSteps*step)}, "end": {strconv.Itoa(end)}, "step": {strconv.Itoa(step)}}
+	if err := prometheus.ask(t.Context(), "query_range", over, &data); err != nil {
+		t.Fatalf("%s: %v", p.Title, err)
+	}
+	for _, series := range data.Result {
+		name := regexp.MustCompile(`\{\{(\w+)\}\}`).ReplaceAllStringFunc(legend, func(label string) string { return series.Metric[strings.Trim(label, "{}")] })
+		l := drawnLine{Name: name, values: slices.Repeat([]float64{math.NaN()}, rangeSteps+1)}
+		highest := 0.0
+		for _, sample := range series.Values {
+			at, isTime := sample[0].(float64)
+			value, err := strconv.ParseFloat(fmt.Sprint(sample[1]), 64)
+			if !isTime || err != nil {
+				t.Fatalf("%s: a sample %v", p.Title, sample)
+			}
+			l.values[(int(at)-end)/step+rangeSteps] = value
+			highest = max(highest, value)
+		}
+		l.Max, p.highest = inUnit(highest, p.FieldConfig.Defaults.Unit), max(p.highest, highest)
+		l.Color = []string{"#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#fade2a", "#37872d", "#ffa6b0"}[len(p.Lines)%10]
+		p.Lines = append(p.Lines, l)
+	}
+}
+
+// Path draws a line as SVG does, of a graph that is 1000 wide and 100 high.
+func (p drawnPanel) Path(l drawnLine) string {
+	path, draw := "", "M"
+	for number, value := range l.values {
+		if math.IsNaN(value) {
+			draw = "M"
+			continue
+		}
+		path += fmt.Sprintf("%s%d %.1f", draw, number*1000/rangeSteps, 100-97*value/max(p.highest, 1e-9))
+		draw = "L"
+	}
+	return path
+}
+
+// Highest is what the top of a graph means.
+func (p drawnPanel) Highest() string { return inUnit(p.highest, p.FieldConfig.Defaults.Unit) }
 
 type drawnRow struct {
 	Cells []string
@@ -98,7 +204,8 @@ func (p *drawnPanel) answer(t *testing.T, prometheus *prometheusServer, expr str
 		p.matrix(all)
 		return
 	}
-	p.Columns = columns("state", "cluster", "namespace", "owner", "node", "process", "capability")
+	p.Columns = columns("state", "cluster", "job", "namespace", "owner", "node", "instance", "workload", "process", "capability", "call_site", "scope", "result",
+		"audited", "source", "audit", "cgroups", "lsm", "reason", "version", "lost", "rule_group")
 	for _, s := range all {
 		row := drawnRow{value: s.value}
 		for _, column := range p.Columns {
@@ -149,9 +256,26 @@ func inUnit(value float64, unit string) string {
 	case "dateTimeFromNow":
 		return strings.TrimSuffix((time.Duration(end-value/1000)*time.Second).Round(time.Minute).String(), "0s") + " ago"
 	case "percentunit":
-		return strconv.FormatFloat(value*100, 'f', 0, 64) + " %"
+		return short(value*100) + " %"
+	case "cps":
+		return short(value) + "/s"
+	case "bytes":
+		return strconv.FormatFloat(value/(1<<20), 'f', 0, 64) + " MiB"
+	case "s":
+		if value < 60 {
+			return short(value) + " s"
+		}
+		return strconv.FormatFloat(value/3600/24, 'f', 1, 64) + " days"
 	}
-	return strconv.FormatFloat(value, 'f', 0, 64)
+	return short(value)
+}
+
+// short is a number with three digits, or without decimals.
+func short(value float64) string {
+	if value >= 100 {
+		return strconv.FormatFloat(value, 'f', 0, 64)
+	}
+	return strconv.FormatFloat(value, 'g', 3, 64)
 }
 
 var previewPage = template.Must(template.New("").Parse(`<!DOCTYPE html><meta charset="utf-8"><style>
@@ -162,11 +286,15 @@ section { background: #181b1f; border: 1px solid #2c3235; padding: 8px; overflow
 h2 { font-size: 13px; margin: 0 0 6px } b { font-size: 48px }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: 3px 6px; border-bottom: 1px solid #2c3235; white-space: nowrap }
 th { color: #6e9fff; font-weight: 500 } td:last-child, th:last-child { text-align: right } .matrix td { text-align: right } .matrix td:first-child { text-align: left }
+svg { width: 100%; height: calc(100% - 40px - var(--names) * 17px); border-bottom: 1px solid #2c3235 } path { fill: none; stroke-width: 1.5; vector-effect: non-scaling-stroke }
+.name { height: 17px; white-space: nowrap } .name span { float: right } .max, .none { color: #8e8e99 }
 </style><h1>{{.Title}}</h1><main>{{range .Panels}}<section class="{{.Type}}" style="grid-area: {{.Row}} / {{.Column}} / span {{.GridPos.H}} / span {{.GridPos.W}}"><h2>{{.Title}}</h2>
 {{if eq .Type "stat"}}{{$panel := .}}{{range .Rows}}<b style="color: {{$panel.Color .}}">{{index .Cells 0}}</b>{{end}}
 {{else if eq .Type "table"}}<table{{if .IsMatrix}} class="matrix"{{end}}><tr>{{if .IsMatrix}}<th>{{end}}{{range .Columns}}<th>{{.}}{{end}}{{if and .Value (not .IsMatrix)}}<th>{{.Value}}{{end}}</tr>
 {{range .Rows}}<tr>{{$row := .}}{{range $n, $text := .Cells}}<td{{if $row.Share}} style="background: rgba(242, 73, 92, {{index $row.Share $n}})"{{end}}>{{$text}}{{end}}</tr>{{end}}</table>
-{{end}}</section>{{end}}</main>`))
+{{else if .Lines}}{{$panel := .}}<div class="max">{{.Highest}}</div><svg viewBox="0 0 1000 100" preserveAspectRatio="none" style="--names: {{len .Lines}}">
+{{range .Lines}}<path d="{{$panel.Path .}}" stroke="{{.Color}}"/>{{end}}</svg>{{range .Lines}}<div class="name"><b style="font-size: 13px; color: {{.Color}}">━</b> {{.Name}}<span>{{.Max}}</span></div>{{end}}
+{{end}}{{if and (ne .Type "row") (not .Rows) (not .Lines)}}<div class="none">{{.FieldConfig.Defaults.NoValue}}</div>{{end}}</section>{{end}}</main>`))
 
 // Row and Column are where the grid has the panel: there they count from 1.
 func (p drawnPanel) Row() int { return p.GridPos.Y + 1 }
@@ -187,7 +315,7 @@ func (p drawnPanel) Color(row drawnRow) string {
 
 // Value is what values are called; "" leaves them out.
 func (p drawnPanel) Value() string {
-	if p.Type != "table" {
+	if p.Type != "table" || len(p.Transformations) == 0 {
 		return "value"
 	}
 	names, _ := p.Transformations[0].Options["renameByName"].(map[string]any)
@@ -262,4 +390,86 @@ func (l labels) withNamespace(namespace string) labels {
 		return l
 	}
 	return l.with(labels{"namespace": namespace})
+}
+
+// likelyMachine is what the exporters of that fleet serve, of one most.
+func likelyMachine() fleet {
+	f := &maker{}
+	count := func(metric string, node labels, rate float64, more labels) {
+		f.fleet = append(f.fleet, line{metric: metric, labels: node.with(more), rate: rate, gauge: 0, last: steps})
+	}
+	for number, node := range []labels{{"cluster": "east", "instance": "node-1"}, {"cluster": "east", "instance": "node-2"}, {"cluster": "west", "instance": "node-1"}} {
+		node["job"] = "capability_exporter"
+		n := float64(number)
+		for _, metric := range []string{"overflow_checks", "ring_lost", "missed_runs", "unclassified_checks", "evicted_series", "log_lines_dropped", "ring_withheld"} {
+			count("capability_exporter_"+metric+"_total", node, 0, nil)
+		}
+		count("capability_exporter_ring_records_total", node, 0.05+0.01*n, nil)
+		count("capability_exporter_unwinds_total", node, 0.02+0.01*n, nil)
+		count("process_cpu_seconds_total", node, 0.0008+0.0004*n, nil)
+		f.gauge("scrape_duration_seconds", 0.011+0.004*n, node, nil)
+		f.gauge("process_resident_memory_bytes", 38e6+3e6*n, node, nil)
+		f.gauge("process_start_time_seconds", 1000, node, nil)
+		f.gauge("capability_exporter_held_look_seconds", 0.004+0.001*n, node, nil)
+		f.gauge("capability_exporter_workload_series", 585-90*n, node, nil)
+		f.gauge("capability_exporter_workload_series_limit", 4096, node, nil)
+		f.gauge("capability_exporter_source_info", 1, node, labels{"source": "tracepoint", "audit": "callsite", "cgroups": "v2", "lsm": "none"})
+		for _, capability := range []string{"CAP_BPF", "CAP_PERFMON"} {
+			f.gauge("capability_exporter_capabilities_info", 1, node, labels{"capability": capability})
+		}
+		count("capability_checks_total", node, 410, labels{"audited": "no", "capability": "CAP_SYS_ADMIN", "result": "denied", "scope": "host"})
+		count("capability_checks_total", node, 37, labels{"audited": "yes", "capability": "CAP_NET_ADMIN", "result": "granted", "scope": "host"})
+		f.gauge(info, 1, node, labels{"kind": "pod", "workload": fmt.Sprint("pod/", number), "namespace": "monitoring", "pod": "node-agent-" + []string{"zx2bq", "8fk2d", "b4tmw"}[number]})
+	}
+	node := labels{"cluster": "east", "instance": "node-1", "job": "capability_exporter"}
+	for _, who := range []struct {
+		workload, process, capability, result string
+		rate                                  float64
+	}{
+		{"containerd.service", "containerd", "CAP_SYS_ADMIN", "granted", 1.3}, {"containerd.service", "containerd-shim-runc-v2", "CAP_NET_ADMIN", "granted", 0.2},
+		{"rsyslog.service", "rsyslogd", "CAP_SYS_ADMIN", "granted", 0.09}, {"pod/5f1c", "node-agent", "CAP_SYS_ADMIN", "granted", 0.4},
+		{"pod/5f1c", "node-agent", "CAP_DAC_READ_SEARCH", "granted", 0.6}, {"pod/5f1c", "ss", "CAP_SYS_PTRACE", "granted", 0.2},
+		{"pod/81aa", "cilium-agent", "CAP_NET_ADMIN", "granted", 2.5}, {"pod/81aa", "cilium-agent", "CAP_BPF", "granted", 0.85}, {"pod/81aa", "cilium-agent", "CAP_SYS_ADMIN", "granted", 0.02},
+		{"pod/c07e", "mount", "CAP_SYS_ADMIN", "granted", 0.001}, {"pod/c07e", "checkout", "CAP_NET_RAW", "denied", 0.004}, {"pod/d1f0", "api", "CAP_SYS_NICE", "denied", 0.034},
+		{"rsyslog.service", "rsyslogd", "CAP_SYSLOG", "denied", 0.09},
+	} {
+		count("capability_workload_checks_total", node, who.rate, labels{"workload": who.workload, "process": who.process, "capability": who.capability, "result": who.result, "scope": "host"})
+	}
+	for _, site := range []struct {
+		function, capability, result string
+		rate                         float64
+	}{
+		{"path_mount", "CAP_SYS_ADMIN", "granted", 0.9}, {"sys_setuid", "CAP_SETUID", "granted", 0.05}, {"check_syslog_permissions", "CAP_SYS_ADMIN", "granted", 0.09}, {"check_syslog_permissions", "CAP_SYSLOG", "denied", 0.09},
+		{"copy_namespaces", "CAP_SYS_ADMIN", "granted", 0.4}, {"__ptrace_may_access", "CAP_SYS_PTRACE", "granted", 0.2}, {"bpf_prog_load", "CAP_BPF", "granted", 0.85},
+		{"sys_perf_event_open", "CAP_PERFMON", "denied", 0.27}, {"sys_perf_event_open", "CAP_SYS_ADMIN", "granted", 0.27}, {"generic_permission", "CAP_DAC_READ_SEARCH", "granted", 0.6},
+	} {
+		count("capability_call_site_checks_total", node, site.rate, labels{"call_site": site.function, "capability": site.capability, "result": site.result, "audited": "yes"})
+	}
+	return f.fleet
+}
+
+// likelyOwner is one of its owners, over time.
+func likelyOwner() fleet {
+	f := &maker{}
+	owner := labels{"cluster": "east", "job": "capability_exporter", "namespace": "monitoring", "owner": "node-agent"}
+	for number, use := range []struct {
+		process, capability, outcome string
+		count                        float64
+	}{
+		{"node-agent", "CAP_SYS_ADMIN", "granted", 144}, {"ss", "CAP_SYS_PTRACE", "granted", 72}, {"node-agent", "CAP_DAC_READ_SEARCH", "granted", 221},
+		{"node-agent", "CAP_PERFMON", "denied", 98}, {"node-agent", "CAP_PERFMON", "avoidable", 98},
+	} {
+		for at := range steps + 1 { // more at some times, each at its own
+			value := use.count * (1 + 0.4*math.Sin(float64(at*(number+2))/3))
+			l := line{metric: checks, labels: owner.with(labels{"process": use.process, "capability": use.capability, "outcome": use.outcome}), gauge: math.Round(value), last: steps, only: []int{at}}
+			if use.outcome != "denied" {
+				l.labels["scope"] = "host"
+			}
+			f.fleet = append(f.fleet, l)
+		}
+	}
+	for number, capability := range []string{"CAP_SYS_ADMIN", "CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH", "CAP_NET_ADMIN"} {
+		f.gauge(heldSince, float64(end-(47-5*number)*24*3600), owner, labels{"capability": capability})
+	}
+	return f.fleet
 }

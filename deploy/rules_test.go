@@ -24,15 +24,63 @@ import (
 type ruleGroup struct {
 	Name     string
 	Interval string
-	Rules    []struct {
-		Record      string
-		Alert       string
-		Expr        string
-		For         string
-		Keep        string `yaml:"keep_firing_for"`
-		Labels      map[string]string
-		Annotations map[string]string
+	Rules    []rule
+}
+
+type rule struct {
+	Record      string
+	Alert       string
+	Expr        string
+	For         string
+	Keep        string `yaml:"keep_firing_for"`
+	Labels      map[string]string
+	Annotations map[string]string
+}
+
+// allGroups returns the rules of both files.
+func allGroups(t *testing.T) []ruleGroup {
+	t.Helper()
+	var groups []ruleGroup
+	for _, name := range []string{"prometheus/rules.yml", "prometheus/owners.yml"} {
+		var file struct{ Groups []ruleGroup }
+		parse(t, name, &file)
+		groups = append(groups, file.Groups...)
 	}
+	return groups
+}
+
+// alertTest is what promtool is told to expect of an alert.
+type alertTest struct {
+	EvalTime  string `yaml:"eval_time"`
+	Alertname string
+	ExpAlerts []struct {
+		Labels      map[string]string `yaml:"exp_labels"`
+		Annotations map[string]string `yaml:"exp_annotations"`
+	} `yaml:"exp_alerts"`
+}
+
+// alertTests returns those of all the rules' unit tests.
+func alertTests(t *testing.T) []alertTest {
+	t.Helper()
+	var all []alertTest
+	for _, name := range []string{"prometheus/rules_test.yml", "prometheus/rules_fleet_test.yml", "prometheus/rules_first_use_test.yml", "prometheus/owners_held_test.yml"} {
+		var file struct {
+			RuleFiles          []string `yaml:"rule_files"`
+			EvaluationInterval string   `yaml:"evaluation_interval"`
+			Tests              []struct {
+				Name           string
+				Interval       string
+				InputSeries    []map[string]string `yaml:"input_series"`
+				AlertRuleTest  []alertTest         `yaml:"alert_rule_test"`
+				PromQLExprTest []any               `yaml:"promql_expr_test"`
+			}
+		}
+		parse(t, name, &file)
+		for _, test := range file.Tests {
+			all = append(all, test.AlertRuleTest...)
+		}
+	}
+	return all
 }
 
 // TestAlerts: promtool's tests (`make check-rules`) can only fail for alerts
@@ -41,47 +89,15 @@ type ruleGroup struct {
 // new or hidden use of CAP_SYS_ADMIN, and what looks as if somebody made room to hide.
 func TestAlerts(t *testing.T) {
 	t.Parallel()
-	var groups []ruleGroup
-	for _, name := range []string{"prometheus/rules.yml", "prometheus/owners.yml"} {
-		var file struct {
-			Groups []ruleGroup
-		}
-		parse(t, name, &file)
-		groups = append(groups, file.Groups...)
-	}
-	var tests struct {
-		RuleFiles          []string `yaml:"rule_files"`
-		EvaluationInterval string   `yaml:"evaluation_interval"`
-		Tests              []struct {
-			Name          string
-			Interval      string
-			InputSeries   []map[string]string `yaml:"input_series"`
-			AlertRuleTest []struct {
-				EvalTime  string `yaml:"eval_time"`
-				Alertname string
-				ExpAlerts []any `yaml:"exp_alerts"`
-			} `yaml:"alert_rule_test"`
-			PromQLExprTest []any `yaml:"promql_expr_test"`
-		}
-	}
 	fires, silent := map[string]bool{}, map[string]bool{}
-	for _, name := range []string{"prometheus/rules_test.yml", "prometheus/rules_fleet_test.yml", "prometheus/rules_first_use_test.yml", "prometheus/owners_held_test.yml"} {
-		tests.Tests = nil
-		parse(t, name, &tests)
-		for _, test := range tests.Tests {
-			for _, alert := range test.AlertRuleTest {
-				if len(alert.ExpAlerts) > 0 {
-					fires[alert.Alertname] = true
-				} else {
-					silent[alert.Alertname] = true
-				}
-			}
+	for _, test := range alertTests(t) {
+		if len(test.ExpAlerts) > 0 {
+			fires[test.Alertname] = true
+		} else {
+			silent[test.Alertname] = true
 		}
 	}
-	sections := map[string]bool{} // of the runbook
-	for _, heading := range regexp.MustCompile(`(?m)^## (\w+)$`).FindAllStringSubmatch(read(t, "prometheus/RUNBOOK.md"), -1) {
-		sections[heading[1]] = true
-	}
+	sections := runbook(t)
 	all, err := dashboards.All()
 	if err != nil {
 		t.Fatal(err)
@@ -90,8 +106,8 @@ func TestAlerts(t *testing.T) {
 	for _, d := range all {
 		variables["/d/"+d.UID] = d.Templating.List
 	}
-	pages := map[string]bool{}
-	for _, group := range groups {
+	pages, severities := map[string]bool{}, map[string]string{}
+	for _, group := range allGroups(t) {
 		for _, rule := range group.Rules {
 			if rule.Record != "" {
 				continue
@@ -104,11 +120,12 @@ func TestAlerts(t *testing.T) {
 					t.Errorf("%s has no %s", rule.Alert, key)
 				}
 			}
-			if link := rule.Annotations["runbook_url"]; link != "RUNBOOK.md#"+strings.ToLower(rule.Alert) || !sections[rule.Alert] {
-				t.Errorf("%s: runbook_url %q, and a section of that name: %t", rule.Alert, link, sections[rule.Alert])
+			if link := rule.Annotations["runbook_url"]; link != "RUNBOOK.md#"+strings.ToLower(rule.Alert) || sections[rule.Alert] == "" {
+				t.Errorf("%s: runbook_url %q, and the section of that name: %q", rule.Alert, link, sections[rule.Alert])
 			}
 			delete(sections, rule.Alert)
 			checkDashboardLink(t, rule.Alert, rule.Annotations["dashboard_url"], variables)
+			severities[rule.Alert] = rule.Labels["severity"]
 			switch rule.Labels["severity"] {
 			case "critical":
 				pages[rule.Alert] = true
@@ -127,6 +144,24 @@ func TestAlerts(t *testing.T) {
 	}
 	if got := slices.Sorted(maps.Keys(pages)); !slices.Equal(got, want) {
 		t.Errorf("paging: %q, want %q", got, want)
+	}
+	checkReadmeSeverities(t, severities)
+}
+
+// checkReadmeSeverities: README's table has each alert once, in the row of how bad it is.
+func checkReadmeSeverities(t *testing.T, severities map[string]string) {
+	t.Helper()
+	rows := map[string]string{}
+	for _, row := range regexp.MustCompile("(?m)^\\| `(critical|warning|info)` \\|(.*)$").FindAllStringSubmatch(read(t, "../README.md"), -1) {
+		for _, name := range regexp.MustCompile("`(Capability\\w+)`").FindAllStringSubmatch(row[2], -1) {
+			if rows[name[1]] != "" {
+				t.Errorf("README has %s twice", name[1])
+			}
+			rows[name[1]] = row[1]
+		}
+	}
+	if !maps.Equal(rows, severities) {
+		t.Errorf("README has the severities\n%v, and the rules\n%v", rows, severities)
 	}
 }
 
@@ -287,14 +322,8 @@ func TestExampleConfig(t *testing.T) {
 // fleet has hundreds of thousands, is asked for once a minute at most.
 func TestRulesAreSeldomEvaluated(t *testing.T) {
 	t.Parallel()
-	var groups []ruleGroup
-	for _, name := range []string{"prometheus/rules.yml", "prometheus/owners.yml"} {
-		var file struct{ Groups []ruleGroup }
-		parse(t, name, &file)
-		groups = append(groups, file.Groups...)
-	}
 	raw, asking := regexp.MustCompile(`(^|[^:\w])capability_(checks|call_site|workload|held)_\w+`), 0
-	for _, group := range groups {
+	for _, group := range allGroups(t) {
 		for _, rule := range group.Rules {
 			name := raw.FindString(rule.Expr)
 			if name == "" {
