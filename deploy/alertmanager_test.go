@@ -52,6 +52,13 @@ func TestInhibited(t *testing.T) {
 			"alertname=CapabilityExporterAbsent cluster=east", "alertname=CapabilityMemoryMissing cluster=east",
 			[]string{"alertname=CapabilityMemoryMissing cluster=west"},
 		},
+		{
+			"alertname=CapabilityExporterDown cluster=south job=j instance=a", "alertname=CapabilityExporterMissing cluster=south node=a instance=a",
+			[]string{
+				"alertname=CapabilityExporterMissing cluster=south node=b instance=b", "alertname=CapabilityExporterMissing cluster=southwest node=a instance=a",
+				"alertname=CapabilityExporterOverflow cluster=south job=j instance=a",
+			},
+		},
 		// Where there is one cluster, which has no name.
 		{
 			"alertname=CapabilityExporterAbsent job=capability_exporter", "alertname=CapabilityExporterDown job=capability_exporter instance=a",

@@ -283,6 +283,8 @@ type exampleConfig struct {
 		Relabel []struct {
 			Source []string `yaml:"source_labels"`
 			Target string   `yaml:"target_label"`
+			Regex  string   `yaml:"regex"`
+			Action string   `yaml:"action"`
 		} `yaml:"relabel_configs"`
 	} `yaml:"scrape_configs"`
 }
@@ -362,8 +364,12 @@ func TestExampleConfigInKubernetes(t *testing.T) {
 		t.Errorf("it looks for %+v", job.Kubernetes)
 	}
 	// Without this an alert names a pod's address, which is another one after each update.
-	if len(job.Relabel) != 1 || !slices.Equal(job.Relabel[0].Source, []string{"__meta_kubernetes_pod_node_name"}) || job.Relabel[0].Target != "instance" {
-		t.Errorf("machines are named by %+v", job.Relabel)
+	if len(job.Relabel) != 2 || !slices.Equal(job.Relabel[0].Source, []string{"__meta_kubernetes_pod_node_name"}) || job.Relabel[0].Target != "instance" {
+		t.Fatalf("machines are named by %+v", job.Relabel)
+	}
+	// A pod that has ended and one that lives are two targets with the same labels.
+	if ended := job.Relabel[1]; !slices.Equal(ended.Source, []string{"__meta_kubernetes_pod_phase"}) || ended.Regex != "Succeeded|Failed" || ended.Action != "drop" {
+		t.Errorf("pods that have ended: %+v", ended)
 	}
 }
 

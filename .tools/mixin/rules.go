@@ -25,6 +25,14 @@ func (c config) rules(name string) ([]byte, error) {
 		"runbook":   func(alert string) string { return c.Runbooks + "#" + strings.ToLower(alert) }, // as a heading's anchor is made
 		"dashboard": c.link,
 		"place":     func(labels string) (string, error) { return c.execute(t, "place", part{c, labels}) },
+		"counted": func(column int, series, window string) (string, error) {
+			expr, err := c.execute(t, "counted", counter{c, series, window})
+			return shift(column, expr), err
+		},
+		"parts": func(column int, series, window string) (string, error) {
+			expr, err := c.execute(t, "parts", counter{c, series, window})
+			return shift(column, expr), err
+		},
 		"owners": func(column int, operation, labels, vector, window string) (string, error) {
 			expr, err := c.execute(t, "owners", owners{c, operation, labels, window, func(of string) (string, error) {
 				return c.execute(t, vector, part{c, of})
@@ -94,6 +102,12 @@ func (o owners) of(column int, matches string) (string, error) {
 type part struct {
 	config
 	Of string // a matcher of the series, or the labels of one
+}
+
+// counter is the series of one, and how far back it is looked at.
+type counter struct {
+	config
+	Of, Window string
 }
 
 // shift has all lines of a text but the first start at a column.
