@@ -33,6 +33,14 @@ func (c config) rules(name string) ([]byte, error) {
 			expr, err := c.execute(t, "parts", counter{c, series, window})
 			return shift(column, expr), err
 		},
+		"part": func(column int, name, of string) (string, error) {
+			expr, err := c.execute(t, name, part{c, of})
+			return shift(column, expr), err
+		},
+		"owned": func(column int, vector string) (string, error) {
+			expr, err := c.execute(t, "owned", owned{owners{config: c, window: "20m"}, func() (string, error) { return c.execute(t, vector, c) }})
+			return shift(column, expr), err
+		},
 		"owners": func(column int, operation, labels, vector, window string) (string, error) {
 			expr, err := c.execute(t, "owners", owners{c, operation, labels, window, func(of string) (string, error) {
 				return c.execute(t, vector, part{c, of})
@@ -95,6 +103,18 @@ func (o owners) OfOthers(column int) (string, error) { return o.of(column, "!~")
 
 func (o owners) of(column int, matches string) (string, error) {
 	vector, err := o.vector("process" + matches + `"` + o.Runtimes() + `"`)
+	return shift(column, vector), err
+}
+
+// owned is an expression of workloads that are to have their owner's labels, whose pods may have ended since.
+type owned struct {
+	owners
+	vector func() (string, error)
+}
+
+// Vector is that expression, as it stands from a column on.
+func (o owned) Vector(column int) (string, error) {
+	vector, err := o.vector()
 	return shift(column, vector), err
 }
 
