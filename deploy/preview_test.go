@@ -167,14 +167,14 @@ func (p *drawnPanel) graph(t *testing.T, prometheus *prometheusServer, expr, leg
 
 // Path draws a line as SVG does, of a graph that is 1000 wide and 100 high.
 func (p drawnPanel) Path(l drawnLine) string {
-	path, draw := "", "M"
+	path, begin := "", "M"
 	for number, value := range l.values {
 		if math.IsNaN(value) {
-			draw = "M"
+			begin = "M"
 			continue
 		}
-		path += fmt.Sprintf("%s%d %.1f", draw, number*1000/rangeSteps, 100-97*value/max(p.highest, 1e-9))
-		draw = "L"
+		path += fmt.Sprintf("%s%d %.1f", begin, number*1000/rangeSteps, 100-97*value/max(p.highest, 1e-9))
+		begin = "L"
 	}
 	return path
 }
@@ -304,13 +304,13 @@ func (p drawnPanel) Column() int { return p.GridPos.X + 1 }
 
 // Color is that of a number.
 func (p drawnPanel) Color(row drawnRow) string {
-	color := ""
+	chosen := ""
 	for _, step := range p.FieldConfig.Defaults.Thresholds.Steps {
 		if step.Value == nil || row.value >= *step.Value {
-			color = step.Color
+			chosen = step.Color
 		}
 	}
-	return color
+	return chosen
 }
 
 // Value is what values are called; "" leaves them out.
@@ -398,6 +398,7 @@ func likelyMachine() fleet {
 	count := func(metric string, node labels, rate float64, more labels) {
 		f.fleet = append(f.fleet, line{metric: metric, labels: node.with(more), rate: rate, gauge: 0, last: steps})
 	}
+	whole := func(rate float64) float64 { return math.Ceil(rate*step) / step } // of checks there are no parts
 	for number, node := range []labels{{"cluster": "east", "instance": "node-1"}, {"cluster": "east", "instance": "node-2"}, {"cluster": "west", "instance": "node-1"}} {
 		node["job"] = "capability_exporter"
 		n := float64(number)
@@ -433,7 +434,7 @@ func likelyMachine() fleet {
 		{"pod/c07e", "mount", "CAP_SYS_ADMIN", "granted", 0.001}, {"pod/c07e", "checkout", "CAP_NET_RAW", "denied", 0.004}, {"pod/d1f0", "api", "CAP_SYS_NICE", "denied", 0.034},
 		{"rsyslog.service", "rsyslogd", "CAP_SYSLOG", "denied", 0.09},
 	} {
-		count("capability_workload_checks_total", node, who.rate, labels{"workload": who.workload, "process": who.process, "capability": who.capability, "result": who.result, "scope": "host"})
+		count("capability_workload_checks_total", node, whole(who.rate), labels{"workload": who.workload, "process": who.process, "capability": who.capability, "result": who.result, "scope": "host"})
 	}
 	for _, site := range []struct {
 		function, capability, result string
@@ -443,7 +444,7 @@ func likelyMachine() fleet {
 		{"copy_namespaces", "CAP_SYS_ADMIN", "granted", 0.4}, {"__ptrace_may_access", "CAP_SYS_PTRACE", "granted", 0.2}, {"bpf_prog_load", "CAP_BPF", "granted", 0.85},
 		{"sys_perf_event_open", "CAP_PERFMON", "denied", 0.27}, {"sys_perf_event_open", "CAP_SYS_ADMIN", "granted", 0.27}, {"generic_permission", "CAP_DAC_READ_SEARCH", "granted", 0.6},
 	} {
-		count("capability_call_site_checks_total", node, site.rate, labels{"call_site": site.function, "capability": site.capability, "result": site.result, "audited": "yes"})
+		count("capability_call_site_checks_total", node, whole(site.rate), labels{"call_site": site.function, "capability": site.capability, "result": site.result, "audited": "yes"})
 	}
 	return f.fleet
 }

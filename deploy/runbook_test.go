@@ -75,7 +75,7 @@ func TestRunbookSilences(t *testing.T) {
 				continue
 			}
 			for _, match := range regexp.MustCompile(`(\w+)="(\w+)"`).FindAllStringSubmatch(end[3], -1) {
-				if !can[alert][match[1]] || match[2] != strings.ToUpper(match[1]) {
+				if !can[alert][match[1]] || !strings.EqualFold(match[2], match[1]) {
 					t.Errorf("%s: %s is to be filled in, and it can have %q", alert, match[0], slices.Sorted(maps.Keys(can[alert])))
 				}
 			}
