@@ -352,8 +352,8 @@ func knowsLessons(t *testing.T, tr *Tracer) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	pairs := 0
-	for _, p := range tr.settings.Pairs {
-		if p.Caller != 0 {
+	for i := range tr.settings.Pairs {
+		if tr.settings.Pairs[i].Caller != 0 {
 			pairs++
 		}
 	}

@@ -57,9 +57,6 @@ func TestRunbookSilences(t *testing.T) {
 				can[alert][name] = true
 			}
 		}
-		if can[alert]["workload"] { // who names one may name whose it is
-			can[alert]["namespace"], can[alert]["owner"] = true, true
-		}
 	}
 	sections := runbook(t)
 	ends := regexp.MustCompile("\\s`(amtool silence add alertname=(\\w+)((?: \\w+=\"[A-Z_]+\")+) --duration [0-9]+h --comment \"WHY\")`\n*$")
