@@ -163,15 +163,14 @@ func duplicate(t *testing.T, f file) *os.File {
 	return d
 }
 
-// times is what a row's calls are to come to, made n times. What is 0 there each thread of the process asks, of which there may be one
-// more meanwhile.
+// times is what a row's calls are to come to, made n times.
 func (w asideWants) times(n uint64, got map[string]uint64) map[string]uint64 {
 	want := map[string]uint64{}
 	for name, times := range w {
-		want[name] = n * times
 		if times == 0 {
-			want[name] = max(got[name], n)
+			times = max(got[name]/n, 1)
 		}
+		want[name] = n * times
 	}
 	return want
 }
