@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 	"unsafe"
 
 	"capability_exporter/bpf/internal/source"
@@ -169,6 +168,8 @@ type stormKind struct {
 	// goes on the others' checks are missed (README, Limits).
 	pairMisses bool
 }
+
+func (k stormKind) threads() int { return runtime.NumCPU() * (k.ordinary + len(k.priorities)) }
 
 func stormKinds() map[string]stormKind {
 	return map[string]stormKind{
@@ -348,7 +349,7 @@ func TestStormsOfPair(t *testing.T) {
 
 func weather(t *testing.T, name string, opts Options, mayMiss bool) {
 	kind := stormKinds()[name]
-	threads := runtime.NumCPU() * (kind.ordinary + len(kind.priorities))
+	threads := kind.threads()
 	each := *stormChecks / threads
 	tr := openLive(t, opts)
 	for _, when := range []string{"cold", "warm"} {
@@ -411,25 +412,7 @@ func TestBesideAtEntry(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			const n = 200_000
 			tr := openLive(t, Options{sources: []Source{SourceTracepoint}})
-			cmd := helper(executable(t, name), "sethostname", strconv.Itoa(n))
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			done := make(chan error, 1)
-			go func() { done <- cmd.Wait() }()
-			times := 0
-			for running := true; running; times++ {
-				detach := attach(t)
-				select {
-				case err := <-done:
-					if err != nil {
-						t.Error(err)
-					}
-					running = false
-				case <-time.After(20 * time.Millisecond):
-				}
-				detach()
-			}
+			times := comesAndGoes(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)), func() func() { return attach(t) })
 			s := checkIdentities(t, tr)
 			got := by(s, name)
 			t.Logf("%s; %d times; %v counted, %d missed of all, %d unwound", programsOf(tr), times, got, s.MissedRuns, s.Unwinds)

@@ -2,14 +2,11 @@ package bpf
 
 import (
 	"os/exec"
-	"runtime"
 	"strconv"
 	"testing"
 	"time"
 
 	"capability_exporter/bpf/internal/testprog"
-
-	"github.com/cilium/ebpf/link"
 )
 
 // comesAndGoes attaches and detaches something, over and over, for as long as a command runs. It returns how often.
@@ -49,14 +46,11 @@ func somebodys(t *testing.T, program string) (attach func() (detach func())) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return func() { closed(t, l) }
-	}
-}
-
-func closed(t *testing.T, l link.Link) {
-	t.Helper()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
+		return func() {
+			if err := l.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
@@ -75,7 +69,7 @@ func TestStormsBeside(t *testing.T) {
 
 func stormBeside(t *testing.T, name string, opts Options) {
 	kind := stormKinds()[name]
-	threads := runtime.NumCPU() * (kind.ordinary + len(kind.priorities))
+	threads := kind.threads()
 	each := *stormChecks / threads
 	process := "beside-" + name
 	attach := somebodys(t, testprog.Empty)

@@ -1,10 +1,13 @@
 package deploy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -73,57 +76,86 @@ func TestInhibited(t *testing.T) {
 			[]string{"alertname=CapabilityExporterSeriesNearLimit cluster=east job=j instance=b", "alertname=CapabilityExporterRingLoss cluster=east job=j instance=a"},
 		},
 	} {
-		fire(t, address, append(test.told, test.silent, test.source)...)
-		for until := time.Now().Add(10 * time.Second); !inhibited(t, address, test.silent); time.Sleep(50 * time.Millisecond) {
+		for _, alert := range append(test.told, test.silent, test.source) {
+			fire(t, address, labelsIn(alert))
+		}
+		inhibited := func(alert string) bool { return len(statusOf(t, address, labelsIn(alert)).InhibitedBy) > 0 }
+		for until := time.Now().Add(10 * time.Second); !inhibited(test.silent); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(until) {
 				t.Fatalf("%s does not silence %s", test.source, test.silent)
 			}
 		}
 		for _, told := range test.told {
-			if inhibited(t, address, told) {
+			if inhibited(told) {
 				t.Errorf("%s silences %s", test.source, told)
 			}
 		}
 	}
 }
 
-// fire has Alertmanager know of alerts, which are given by their labels.
-func fire(t *testing.T, address string, alerts ...string) {
-	t.Helper()
-	for _, alert := range alerts {
-		amtool(t, address, append([]string{"alert", "add"}, strings.Fields(alert)...)...)
+// labelsIn are labels as amtool takes them: NAME=VALUE, none with a space in it.
+func labelsIn(text string) map[string]string {
+	all := map[string]string{}
+	for field := range strings.FieldsSeq(text) {
+		name, value, _ := strings.Cut(field, "=")
+		all[name] = value
 	}
+	return all
 }
 
-// inhibited tells whether another alert silences this one.
-func inhibited(t *testing.T, address, alert string) bool {
+// fire has Alertmanager know of an alert, which is given by its labels.
+func fire(t *testing.T, address string, alert map[string]string) {
 	t.Helper()
-	var alerts []struct {
-		Labels map[string]string `json:"labels"`
-		Status struct {
-			InhibitedBy []string `json:"inhibitedBy"`
-		} `json:"status"`
-	}
-	args := []string{"alert", "query", "--output=json", "--active", "--inhibited"}
-	if err := json.Unmarshal([]byte(amtool(t, address, append(args, strings.Fields(alert)...)...)), &alerts); err != nil {
+	body, err := json.Marshal([]any{map[string]any{"labels": alert}})
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range alerts {
-		if len(a.Labels) == len(strings.Fields(alert)) {
-			return len(a.Status.InhibitedBy) > 0
-		}
-	}
-	t.Fatalf("Alertmanager does not know %s: %+v", alert, alerts)
-	return false
+	request(t, http.MethodPost, "http://"+address+"/api/v2/alerts", bytes.NewReader(body), nil)
 }
 
-func amtool(t *testing.T, address string, args ...string) string {
+// alertStatus says why Alertmanager does not tell of an alert.
+type alertStatus struct {
+	InhibitedBy []string `json:"inhibitedBy"` // other alerts
+	SilencedBy  []string `json:"silencedBy"`
+}
+
+func statusOf(t *testing.T, address string, alert map[string]string) alertStatus {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), program(t, "amtool"), append(args, "--alertmanager.url=http://"+address)...).Output()
-	if err != nil {
-		t.Fatalf("amtool %q: %v\n%s", args, err, out)
+	var all []struct {
+		Labels map[string]string `json:"labels"`
+		Status alertStatus       `json:"status"`
 	}
-	return string(out)
+	request(t, http.MethodGet, "http://"+address+"/api/v2/alerts", nil, &all)
+	for _, a := range all {
+		if maps.Equal(a.Labels, alert) {
+			return a.Status
+		}
+	}
+	t.Fatalf("Alertmanager does not know %v", alert)
+	return alertStatus{}
+}
+
+func request(t *testing.T, method, url string, body io.Reader, into any) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), method, url, body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/json")
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil || answer.StatusCode != http.StatusOK {
+		t.Fatalf("%s %s: %s, %v\n%s", method, url, answer.Status, err, text)
+	}
+	if into != nil {
+		if err := json.Unmarshal(text, into); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // A notification is what Alertmanager sends to a webhook.
@@ -160,11 +192,17 @@ func startAlertmanager(t *testing.T) (address string, told <-chan notification) 
 	config := shorten(strings.ReplaceAll(read(t, "prometheus/alertmanager.yml"), "http://localhost:9095", webhook.URL))
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "alertmanager.yml"), config)
+	return runAlertmanager(t, program(t, "alertmanager"), filepath.Join(dir, "alertmanager.yml")), notifications
+}
+
+// runAlertmanager runs that one, and returns its address once it is ready.
+func runAlertmanager(t *testing.T, binary, config string) (address string) {
+	t.Helper()
 	address = freeAddress(t)
-	p := start(t, exec.CommandContext(t.Context(), program(t, "alertmanager"), "--config.file="+filepath.Join(dir, "alertmanager.yml"),
-		"--storage.path="+filepath.Join(dir, "data"), "--web.listen-address="+address, "--cluster.listen-address=", "--log.level=warn"))
+	p := start(t, exec.CommandContext(t.Context(), binary, "--config.file="+config,
+		"--storage.path="+t.TempDir(), "--web.listen-address="+address, "--cluster.listen-address=", "--log.level=warn"))
 	p.scrape(t, address)
-	return address, notifications
+	return address
 }
 
 // checkPage waits until a page tells of a program, and sees that it says what

@@ -2,9 +2,7 @@ package deploy
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
-	"io"
 	"maps"
 	"net/http"
 	"os/exec"
@@ -61,10 +59,7 @@ func TestRunbookSilences(t *testing.T) {
 	sections := runbook(t)
 	ends := regexp.MustCompile("\\s`(amtool silence add alertname=(\\w+)((?: \\w+=\"[A-Z_]+\")+) --duration [0-9]+h --comment \"WHY\")`\n*$")
 	eachPrometheus(t, func(t *testing.T, path func(string) string) {
-		dir, address := t.TempDir(), freeAddress(t)
-		p := start(t, exec.CommandContext(t.Context(), path("alertmanager"), "--config.file=prometheus/alertmanager.yml",
-			"--storage.path="+dir, "--web.listen-address="+address, "--cluster.listen-address=", "--log.level=warn"))
-		p.scrape(t, address)
+		address := runAlertmanager(t, path("alertmanager"), "prometheus/alertmanager.yml")
 		for _, alert := range slices.Sorted(maps.Keys(sections)) {
 			end := ends.FindStringSubmatch(sections[alert])
 			if end == nil || end[2] != alert {
@@ -142,49 +137,8 @@ func checkSilence(t *testing.T, amtool, address, line, alert string, labels map[
 // isSilenced tells Alertmanager of an alert, and whether it is silent on it.
 func isSilenced(t *testing.T, address string, alert map[string]string) bool {
 	t.Helper()
-	url := "http://" + address + "/api/v2/alerts"
-	body, err := json.Marshal([]any{map[string]any{"labels": alert}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	request(t, http.MethodPost, url, bytes.NewReader(body), nil)
-	var all []struct {
-		Labels map[string]string `json:"labels"`
-		Status struct {
-			SilencedBy []string `json:"silencedBy"`
-		} `json:"status"`
-	}
-	request(t, http.MethodGet, url, nil, &all)
-	for _, a := range all {
-		if maps.Equal(a.Labels, alert) {
-			return len(a.Status.SilencedBy) > 0
-		}
-	}
-	t.Fatalf("Alertmanager does not know %v", alert)
-	return false
-}
-
-func request(t *testing.T, method, url string, body io.Reader, into any) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), method, url, body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.Header.Set("Content-Type", "application/json")
-	answer, err := http.DefaultClient.Do(r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil || answer.StatusCode != http.StatusOK {
-		t.Fatalf("%s %s: %s, %v\n%s", method, url, answer.Status, err, text)
-	}
-	if into != nil {
-		if err := json.Unmarshal(text, into); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fire(t, address, alert)
+	return len(statusOf(t, address, alert).SilencedBy) > 0
 }
 
 // TestRunbookQueries: Prometheus can read each, and the exporter has the metrics.

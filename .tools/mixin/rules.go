@@ -25,12 +25,8 @@ func (c config) rules(name string) ([]byte, error) {
 		"runbook":   func(alert string) string { return c.Runbooks + "#" + strings.ToLower(alert) }, // as a heading's anchor is made
 		"dashboard": c.link,
 		"place":     func(labels string) (string, error) { return c.execute(t, "place", part{c, labels}) },
-		"counted": func(column int, series, window string) (string, error) {
-			expr, err := c.execute(t, "counted", counter{c, series, window})
-			return shift(column, expr), err
-		},
-		"parts": func(column int, series, window string) (string, error) {
-			expr, err := c.execute(t, "parts", counter{c, series, window})
+		"counter": func(column int, name, series, window string) (string, error) {
+			expr, err := c.execute(t, name, counter{c, series, window})
 			return shift(column, expr), err
 		},
 		"part": func(column int, name, of string) (string, error) {
