@@ -191,13 +191,15 @@ func (d *Dashboard) Queries() []Query {
 
 // Substitute does what Grafana does before it sends a query: it puts values in
 // place of the variables. Those that are not chosen stand at All, and have all
-// values where there is no All. rateInterval and timeRange are PromQL durations.
+// values where there is no All. What is chosen stands for itself in a regular
+// expression between quotes. rateInterval and timeRange are PromQL durations.
 func (d *Dashboard) Substitute(expr, rateInterval, timeRange string, chosen map[string]string) string {
 	pairs := []string{"$__rate_interval", rateInterval, "$__range", timeRange}
 	for _, variable := range d.Templating.List {
 		value, ok := chosen[variable.Name]
 		switch {
 		case ok:
+			value = strings.ReplaceAll(regexp.QuoteMeta(value), `\`, `\\`)
 		case variable.IncludeAll:
 			value = variable.AllValue
 		default:

@@ -45,7 +45,7 @@ func checkValues(t *testing.T, path func(name string) string, all []*dashboards.
 	prometheus := serveFleet(t, made, path)
 	choices := map[string][]choice{
 		"fleet":    {{}, {"job": "capability_exporter"}, {"cluster": "west"}},
-		"workload": {{}, {"owner": "unit-3.service"}, {"namespace": "namespace-1", "owner": "owner-1"}, {"cluster": "west", "owner": "unit-3.service"}, {"owner": "idle.service"}},
+		"workload": {{}, {"owner": "unit-3th.service"}, {"namespace": "namespace-1", "owner": "owner-1"}, {"cluster": "west", "owner": "unit-3th.service"}, {"owner": "idle.service"}, {"owner": terminals}},
 		"node":     {{}, {"job": "capability_exporter"}, {"instance": "a"}, {"cluster": "east", "instance": "a", "workload": "web.service"}, {"workload": "idle.service"}},
 		"health":   {{}, {"cluster": "east"}, {"cluster": "west", "instance": "a"}},
 	}
@@ -443,13 +443,20 @@ func (f *maker) exporter(number int, each labels) {
 
 const info = "capability_workload_info"
 
+// terminals are the instances of a template, which are one owner.
+const terminals = "getty@*.service"
+
 // pods are where owners run: a unit on all machines, a Deployment on one of each
 // cluster, and one whose name begins like that on the other. The unit has ended on the last.
 func (f *maker) pods(number int, each labels) {
-	f.gauge(info, 1, each, labels{"kind": "unit", "workload": "unit-3.service"})
+	f.gauge(info, 1, each, labels{"kind": "unit", "workload": "unit-3th.service"})
 	if number == 2 {
 		f.fleet[len(f.fleet)-1].last = endedStep
 	}
+	for n := range number + 1 {
+		f.gauge(info, 1, each, labels{"kind": "unit", "workload": fmt.Sprintf("getty@tty%d.service", n)})
+	}
+	f.gauge("capability_held_processes", 1, each, labels{"capability": "most", "scope": "host", "workload": "getty@ttyS0.service"})
 	pod := "owner-1-6d4cf56db6-"
 	if number == 1 {
 		pod = "owner-1-more-6d4cf56db6-"
@@ -479,8 +486,11 @@ func (f *maker) owners(number int, each labels) {
 		return append([]string{"CAP_SYS_ADMIN", "CAP_SYS_PTRACE"}, fmt.Sprint("CAP_", n))[min(n, 2)]
 	}
 	for n := range 40 {
-		owner := labels{"owner": fmt.Sprintf("unit-%d.service", n)}
-		if n >= 30 {
+		owner := labels{"owner": fmt.Sprintf("unit-%dth.service", n)}
+		switch {
+		case n == 29:
+			owner = labels{"owner": terminals}
+		case n >= 30:
 			owner = labels{"owner": fmt.Sprint("owner-", n-30), "namespace": fmt.Sprint("namespace-", n%2)}
 		}
 		for c := range 14 {
@@ -510,7 +520,7 @@ func (f *maker) holders(number int, each labels) {
 		f.gauge(usedLast, float64(end-f.random.IntN(1<<20)), each, owner.with(labels{"capability": capability}))
 	}
 	for n := range 13 {
-		owner := labels{"owner": fmt.Sprintf("unit-%d.service", n)}
+		owner := labels{"owner": fmt.Sprintf("unit-%dth.service", n)}
 		for c := range 2*n + number + 2 {
 			hold(steps, owner, fmt.Sprint("CAP_", c))
 		}
@@ -840,7 +850,7 @@ func (f fleet) workloadPanels(c choice) map[string]shown {
 	// Which workloads are the owner's is told by their names.
 	mine := f.of(info, nil).where(func(l line) bool {
 		if l.labels["kind"] != "pod" {
-			return c.is("owner", l.labels["workload"])
+			return c.is("owner", ownerOf(l))
 		}
 		return c.is("namespace", l.labels["namespace"]) && (c["owner"] == "" || strings.HasPrefix(l.labels["pod"], c["owner"]+"-6d") || l.labels["pod"] == c["owner"]+"-0")
 	})
@@ -849,7 +859,7 @@ func (f fleet) workloadPanels(c choice) map[string]shown {
 		where[l.name("", "cluster", "instance")]++
 	}
 	for _, l := range f.of("capability_held_processes", nil) { // of a unit that has asked for nothing, all that there is
-		if c.is("owner", l.labels["workload"]) {
+		if c.is("owner", ownerOf(l)) {
 			at := l.name("", "cluster", "instance")
 			where[at] = max(where[at], 1)
 		}
@@ -873,6 +883,14 @@ func (f fleet) workloadPanels(c choice) map[string]shown {
 		"Where it runs A":                     {rows: where.top(50)},
 		"Why: kernel functions that asked on its machines A": {rows: asked.now("capability", "call_site", "result").top(20)},
 	}
+}
+
+// ownerOf is that of what is no pod.
+func ownerOf(l line) string {
+	if strings.HasPrefix(l.labels["workload"], "getty@") {
+		return terminals
+	}
+	return l.labels["workload"]
 }
 
 func (f fleet) healthPanels() map[string]shown {

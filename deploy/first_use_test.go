@@ -1,10 +1,16 @@
 package deploy
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"testing"
 )
 
@@ -29,7 +35,7 @@ func TestFirstUseOfMany(t *testing.T) {
 	for step := range 200 { // a build tool that makes a cgroup for each step
 		use("builder", fmt.Sprintf("/builds/%d/step", step), "ld")
 	}
-	for job := range 2000 { // promtool refuses to look at more than 10,000 samples, of which each makes several
+	for job := range 2000 { // promtool refuses to look at more than 10,000 samples, of which each makes several: see TestNewInManyCgroups
 		use("batch", fmt.Sprint("/job-", job), "work")
 	}
 	told := func(labels string) map[string]any {
@@ -57,6 +63,44 @@ func TestFirstUseOfMany(t *testing.T) {
 	eachPrometheus(t, func(t *testing.T, of func(name string) string) {
 		if out, err := exec.CommandContext(t.Context(), of("promtool"), "test", "rules", path).CombinedOutput(); err != nil {
 			t.Errorf("promtool: %v\n%.3000s", err, out)
+		}
+	})
+}
+
+// TestNewInManyCgroups: what somebody does in 12,050 new cgroups within a minute, of which an exporter shows a quarter at each scrape, is
+// told once.
+func TestNewInManyCgroups(t *testing.T) {
+	const cgroups, scrapes = 12_050, 4
+	page := func(from, to int) string {
+		var page strings.Builder
+		page.WriteString("# TYPE capability_workload_checks_total counter\n")
+		for job := from; job < to; job++ {
+			fmt.Fprintf(&page, "capability_workload_checks_total{capability=\"CAP_SYS_ADMIN\",process=\"step\",result=\"granted\",scope=\"host\",workload=\"/jobs/%d\"} 1\n", job)
+		}
+		return page.String()
+	}
+	pages := []string{page(0, 0)}
+	for n := range scrapes {
+		pages = append(pages, page(n*cgroups/scrapes, (n+1)*cgroups/scrapes))
+	}
+	pages = append(pages, page(0, 0))
+	eachPrometheus(t, func(t *testing.T, path func(name string) string) {
+		var scraped atomic.Int64
+		exporter := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+			_, _ = io.WriteString(w, pages[min(int(scraped.Add(1)), len(pages))-1])
+		}))
+		defer exporter.Close()
+		prometheus := prometheusOf(t, path("prometheus"), strings.TrimPrefix(exporter.URL, "http://"), freeAddress(t))
+		// However often they were told since, and of each that was scraped.
+		told := `count(last_over_time(ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", owner="/jobs*", process="step"}[5m]))`
+		prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, told, true) })
+		seen := `count(last_over_time(capability_workload_checks_total{process="step"}[5m]))`
+		prometheus.process.eventually(t, func(ctx context.Context) error {
+			return prometheus.hasData(ctx, fmt.Sprintf("%s == %d", seen, cgroups), true)
+		})
+		if alerts := prometheus.number(t, `count(last_over_time(ALERTS{alertname=~"Capability.*", process="step"}[5m]))`); alerts != 1 {
+			t.Errorf("%v alerts of what is new in %d cgroups", alerts, cgroups)
 		}
 	})
 }

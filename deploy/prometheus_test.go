@@ -178,12 +178,16 @@ func checkDashboards(t *testing.T, prometheus *prometheusServer) {
 
 func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	t.Helper()
-	binary := program(t, "prometheus")
-	exporterAddress, address := freeAddress(t), freeAddress(t)
+	exporterAddress := freeAddress(t)
 	exporter := start(t, exec.CommandContext(t.Context(), buildExporter(t), "--web.listen-address="+exporterAddress))
 	exporter.scrape(t, exporterAddress)
+	return prometheusOf(t, program(t, "prometheus"), exporterAddress, manager)
+}
 
-	dir := t.TempDir()
+// prometheusOf starts the Prometheus at that path, which has a memory, and waits until it has scraped an exporter.
+func prometheusOf(t *testing.T, binary, exporterAddress, manager string) *prometheusServer {
+	t.Helper()
+	dir, address := t.TempDir(), freeAddress(t)
 	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "localhost:9090": address, "15s": "1s"})
 	write(t, filepath.Join(dir, "prometheus.yml"), config)
 	for _, name := range []string{"rules.yml", "owners.yml"} {

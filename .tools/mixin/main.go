@@ -70,6 +70,15 @@ func (c config) Keep() string { return promDuration(c.keep) }
 // run from a copy of themselves in memory.
 func (c config) Runtimes() string { return `(memfd:)?(runc|crun|youki|conmon)(_cloned:.*)?` }
 
+// Alike are workloads of which there are many of one kind: paths, for all but their beginning; machines with a number at the end; units of a
+// template, for what comes behind the @; swap space, for its disk; units with a number at the end. Of each one group or two match.
+func (c config) Alike() string {
+	return `(/[^/0-9]*)[/0-9].*|(machine/.*[^0-9])[0-9]+|([^/@]+@)[^/]+([.][a-z]+)|(dev-)[^/]+([.]swap)|([^/@]*[^/@0-9])[0-9]+([.][a-z]+)`
+}
+
+// Kind is the name that they share, as label_replace writes it: with a star for the rest.
+func (c config) Kind() string { return `${1}${2}${3}${5}${7}*${4}${6}${8}` }
+
 // seconds writes a duration as people read it, and PromQL multiplies.
 func seconds(d time.Duration) string {
 	const day, hour, minute = 24 * time.Hour, time.Hour, time.Minute

@@ -57,18 +57,28 @@ func (c config) workload() *board {
 		table(panel{`Where it runs`,
 			`Machines on which it had any series in the time range, with the number of its pods or units.`,
 			"none", `On none; or it is not told, of many that are one owner (a container, a login session) and where pods' names are not known (--kubernetes.pods-dir)`, 8, 10, 50},
-			`topk(50, count by (<<cluster>>, instance) (`+itsInfo("[$__range]")+`) or max by (<<cluster>>, instance) (last_over_time(capability_held_processes{workload=~"$owner", <<fleet>>}[$__range]) ^ 0))`,
+			`topk(50, count by (<<cluster>>, instance) (`+c.itsInfo("[$__range]")+`) or max by (<<cluster>>, instance) (`+c.ofKind("capability_held_processes", "[$__range]")+` ^ 0))`,
 			"Workloads").
 		table(panel{`Why: kernel functions that asked on its machines`,
 			`Of the capabilities that it used, or was denied, in the time range: which functions of the kernel asked for them there, by any workload, since the exporters' start. path_mount is a mount. The log has each first use with its own.`,
 			"none", `No checks`, 16, 10, 20},
-			`topk(20, sum by (capability, call_site, result) (capability_call_site_checks_total{audited="yes", <<fleet>>} and on (<<cluster>>, job, instance) (`+itsInfo("[10m]")+`) and on (capability) last_over_time(`+checks+`{<<owner>>}[$__range])))`,
+			`topk(20, sum by (capability, call_site, result) (capability_call_site_checks_total{audited="yes", <<fleet>>} and on (<<cluster>>, job, instance) (`+c.itsInfo("[10m]")+`) and on (capability) last_over_time(`+checks+`{<<owner>>}[$__range])))`,
 			"Checks")
 }
 
-// itsInfo are the workloads of the owner that is chosen, which are its pods by their names' beginnings, or called as it is.
-func itsInfo(window string) string {
+// itsInfo are the workloads of the owner that is chosen: its pods, by their names' beginnings, or what is called as it is, or of its kind.
+func (c config) itsInfo(window string) string {
 	const made = `(-[0-9]+)?(-[bcdfghjklmnpqrstvwxz2456789]{6,10})?(-[bcdfghjklmnpqrstvwxz2456789]{5})?`
 	return `last_over_time(capability_workload_info{kind="pod", namespace=~"$namespace", pod=~"($owner)` + made + `", <<fleet>>}` + window + `)` +
-		` or last_over_time(capability_workload_info{kind!="pod", workload=~"$owner", <<fleet>>}` + window + `)`
+		` or ` + c.ofKind(`capability_workload_info`, window)
+}
+
+// ofKind are series of what is no pod, of the owner that is chosen.
+func (c config) ofKind(series, window string) string {
+	owners := func(series string) string {
+		return `group by (<<cluster>>, job, owner) (last_over_time(` + series + `{<<owner>>}[$__range]))`
+	}
+	return `(last_over_time(` + series + `{workload=~"$owner", <<fleet>>}` + window + `)` +
+		` or label_replace(last_over_time(` + series + `{workload=~"` + c.Alike() + `", workload!~"$owner", <<fleet>>}` + window + `), "owner", "` + c.Kind() + `", "workload", "` + c.Alike() + `")` +
+		` and on (<<cluster>>, job, owner) (` + owners(checks) + ` or ` + owners("owner:capability_held_processes:sum") + `))`
 }
