@@ -45,7 +45,7 @@ func checkValues(t *testing.T, path func(name string) string, all []*dashboards.
 	prometheus := serveFleet(t, made, path)
 	choices := map[string][]choice{
 		"fleet":    {{}, {"job": "capability_exporter"}, {"cluster": "west"}},
-		"workload": {{}, {"owner": "unit-3th.service"}, {"namespace": "namespace-1", "owner": "owner-1"}, {"cluster": "west", "owner": "unit-3th.service"}, {"owner": "idle.service"}, {"owner": terminals}},
+		"workload": {{}, {"owner": "unit-3th.service"}, {"namespace": "namespace-1", "owner": "owner-1"}, {"cluster": "west", "owner": "unit-3th.service"}, {"owner": "idle.service"}, {"owner": terminals}, {"owner": agents}},
 		"node":     {{}, {"job": "capability_exporter"}, {"instance": "a"}, {"cluster": "east", "instance": "a", "workload": "web.service"}, {"workload": "idle.service"}},
 		"health":   {{}, {"cluster": "east"}, {"cluster": "west", "instance": "a"}},
 	}
@@ -443,8 +443,11 @@ func (f *maker) exporter(number int, each labels) {
 
 const info = "capability_workload_info"
 
-// terminals are the instances of a template, which are one owner.
-const terminals = "getty@*.service"
+// The instances of a template are one owner.
+const (
+	terminals = "getty@*.service"
+	agents    = "agent@*.service" // has asked for nothing
+)
 
 // pods are where owners run: a unit on all machines, a Deployment on one of each
 // cluster, and one whose name begins like that on the other. The unit has ended on the last.
@@ -456,7 +459,8 @@ func (f *maker) pods(number int, each labels) {
 	for n := range number + 1 {
 		f.gauge(info, 1, each, labels{"kind": "unit", "workload": fmt.Sprintf("getty@tty%d.service", n)})
 	}
-	f.gauge("capability_held_processes", 1, each, labels{"capability": "most", "scope": "host", "workload": "getty@ttyS0.service"})
+	f.gauge(info, 1, each, labels{"kind": "unit", "workload": terminals}) // as the exporter calls those that are of a connection
+	f.gauge("capability_held_processes", 1, each, labels{"capability": "most", "scope": "host", "workload": "agent@a.service"})
 	pod := "owner-1-6d4cf56db6-"
 	if number == 1 {
 		pod = "owner-1-more-6d4cf56db6-"
@@ -527,6 +531,7 @@ func (f *maker) holders(number int, each labels) {
 		use(owner, "CAP_0")
 		hold(endedStep, owner, "CAP_60") // given up
 	}
+	hold(steps, labels{"owner": agents}, "CAP_0")
 	root := labels{"owner": "owner-1", "namespace": "namespace-1"}
 	hold(steps, root, "all")
 	for c := range 3 + number {
@@ -887,8 +892,9 @@ func (f fleet) workloadPanels(c choice) map[string]shown {
 
 // ownerOf is that of what is no pod.
 func ownerOf(l line) string {
-	if strings.HasPrefix(l.labels["workload"], "getty@") {
-		return terminals
+	name, _, is := strings.Cut(l.labels["workload"], "@")
+	if is {
+		return name + "@*.service"
 	}
 	return l.labels["workload"]
 }

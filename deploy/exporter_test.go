@@ -62,11 +62,19 @@ func eachPrometheus(t *testing.T, test func(t *testing.T, path func(name string)
 		test(t, func(name string) string { return program(t, name) })
 	})
 	t.Run("newest", func(t *testing.T) {
-		if _, err := os.Stat(built(t, "newest", "bin", "prometheus")); err != nil {
-			skip(t, "the newest Prometheus is not here: run `make tools`")
-		}
-		test(t, func(name string) string { return built(t, "newest", "bin", name) })
+		newest(t, "prometheus")
+		test(t, func(name string) string { return newest(t, name) })
 	})
+}
+
+// newest returns the path of the newest of Prometheus' programs that Debian has.
+func newest(t *testing.T, name string) string {
+	t.Helper()
+	path := built(t, "newest", "bin", name)
+	if _, err := os.Stat(path); err != nil {
+		skip(t, "the newest "+name+" is not here: run `make tools`")
+	}
+	return path
 }
 
 // built returns the path of what `make` leaves in build/.

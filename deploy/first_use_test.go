@@ -91,7 +91,7 @@ func TestNewInManyCgroups(t *testing.T) {
 			_, _ = io.WriteString(w, pages[min(int(scraped.Add(1)), len(pages))-1])
 		}))
 		defer exporter.Close()
-		prometheus := prometheusOf(t, path("prometheus"), strings.TrimPrefix(exporter.URL, "http://"), freeAddress(t))
+		prometheus := prometheusOf(t, path("prometheus"), map[string]string{"localhost:10041": strings.TrimPrefix(exporter.URL, "http://")})
 		// However often they were told since, and of each that was scraped.
 		told := `count(last_over_time(ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", owner="/jobs*", process="step"}[5m]))`
 		prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, told, true) })

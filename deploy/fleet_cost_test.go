@@ -118,7 +118,8 @@ func (f servedNodes) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	own := fmt.Sprintf("%04x", node) // as nodePods are numbered
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-	_, _ = strings.NewReplacer("-0000-4000-", "-"+own+"-4000-", "_0000_4000_", "_"+own+"_4000_", "c0de0000", "c0de"+own).WriteString(w, page.String())
+	_, _ = strings.NewReplacer("-0000-4000-", "-"+own+"-4000-", "_0000_4000_", "_"+own+"_4000_", "c0de0000", "c0de"+own,
+		`namespace="shop"`, fmt.Sprintf(`namespace="shop-%d"`, node/16)).WriteString(w, page.String()) // every fourth is of its cluster
 }
 
 // serveToPrometheus starts one that scrapes the nodes at an address, and itself.

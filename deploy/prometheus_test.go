@@ -181,24 +181,25 @@ func startPrometheus(t *testing.T, manager string) *prometheusServer {
 	exporterAddress := freeAddress(t)
 	exporter := start(t, exec.CommandContext(t.Context(), buildExporter(t), "--web.listen-address="+exporterAddress))
 	exporter.scrape(t, exporterAddress)
-	return prometheusOf(t, program(t, "prometheus"), exporterAddress, manager)
+	return prometheusOf(t, program(t, "prometheus"), map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager})
 }
 
-// prometheusOf starts the Prometheus at that path, which has a memory, and waits until it has scraped an exporter.
-func prometheusOf(t *testing.T, binary, exporterAddress, manager string) *prometheusServer {
+// prometheusOf starts the Prometheus at that path, which has a memory, with what is shipped but for these texts, and waits until it has
+// scraped an exporter.
+func prometheusOf(t *testing.T, binary string, but map[string]string, flags ...string) *prometheusServer {
 	t.Helper()
 	dir, address := t.TempDir(), freeAddress(t)
-	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{"localhost:10041": exporterAddress, "localhost:9093": manager, "localhost:9090": address, "15s": "1s"})
-	write(t, filepath.Join(dir, "prometheus.yml"), config)
+	config := replace(t, read(t, "prometheus/prometheus.yml"), map[string]string{"localhost:9090": address, "15s": "1s"})
+	write(t, filepath.Join(dir, "prometheus.yml"), replace(t, config, but))
 	for _, name := range []string{"rules.yml", "owners.yml"} {
 		write(t, filepath.Join(dir, name), shorten(read(t, "prometheus/"+name)))
 	}
 	remember(t, filepath.Join(dir, "data"), "")
 
-	p := &prometheusServer{api: "http://" + address + "/api/v1/", exporter: exporterAddress}
-	p.run = func(t *testing.T, flags ...string) *process {
+	p := &prometheusServer{api: "http://" + address + "/api/v1/", exporter: but["localhost:10041"]}
+	p.run = func(t *testing.T, more ...string) *process {
 		t.Helper()
-		return start(t, exec.CommandContext(t.Context(), binary, append(flags,
+		return start(t, exec.CommandContext(t.Context(), binary, append(slices.Concat(flags, more),
 			"--config.file="+filepath.Join(dir, "prometheus.yml"), "--storage.tsdb.path="+filepath.Join(dir, "data"),
 			"--web.listen-address="+address, "--log.level=warn")...))
 	}
