@@ -347,6 +347,22 @@ func TestLearnsAtStart(t *testing.T) {
 	}
 }
 
+// TestLoadsUncounted: nothing counts yet while the kernel looks through what is loaded, and asks for a capability at each call of a helper.
+func TestLoadsUncounted(t *testing.T) {
+	const most = 100
+	tr := openLive(t, Options{HeldInterval: never})
+	s := checkIdentities(t, tr)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := by(s, filepath.Base(self))
+	t.Logf("%s, beside: %s; asked itself for %v; %d unwound", programsOf(tr), tr.Info().LSM, own, s.Unwinds)
+	if total(own) == 0 || total(own) > most || s.Unwinds > most {
+		t.Errorf("%d checks by itself, %d unwound: want %d at most", total(own), s.Unwinds, most)
+	}
+}
+
 func knowsLessons(t *testing.T, tr *Tracer) {
 	t.Helper()
 	tr.mu.Lock()

@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -60,9 +60,9 @@ func (c refusalCounts) who(slot uint32) (n uint64) {
 	return n
 }
 
-// openRefusals attaches to each LSM that is active. To lack it is no reason not to count the checks: it is said, here and by Info.
+// openRefusals loads what sees the refusals of each LSM that is active. To lack it is no reason not to count the checks: it is said, here
+// and by Info.
 func (t *Tracer) openRefusals() {
-	var states []string
 	for _, lsm := range source.LSMs() {
 		active, err := lsm.Active(t.opts.sys)
 		if err == nil && !active {
@@ -73,17 +73,29 @@ func (t *Tracer) openRefusals() {
 			r, err = t.watch(lsm)
 		}
 		if err != nil {
-			t.opts.Logger.Warn("what this security module refuses of what the kernel's own grants will not be seen", "lsm", lsm.Name, "err", err)
-			states = append(states, lsm.Name+"_unavailable")
+			t.unwatched(lsm.Name, err)
 			continue
 		}
 		t.refusals = append(t.refusals, r)
-		states = append(states, lsm.Name)
 	}
-	t.lsm = strings.Join(states, ",")
-	if states == nil {
-		t.lsm = "none"
-	}
+}
+
+// attachRefusals begins to count them.
+func (t *Tracer) attachRefusals() {
+	t.refusals = slices.DeleteFunc(t.refusals, func(r *refusals) bool {
+		r.series.clock = t.clock
+		if err := r.objects.Attach(); err != nil {
+			t.unwatched(r.lsm, errors.Join(err, r.close()))
+			return true
+		}
+		t.lsms = append(t.lsms, r.lsm)
+		return false
+	})
+}
+
+func (t *Tracer) unwatched(lsm string, err error) {
+	t.opts.Logger.Warn("what this security module refuses of what the kernel's own grants will not be seen", "lsm", lsm, "err", err)
+	t.lsms = append(t.lsms, lsm+"_unavailable")
 }
 
 func (t *Tracer) watch(lsm source.LSM) (_ *refusals, err error) {
@@ -129,9 +141,9 @@ func (t *Tracer) watch(lsm source.LSM) (_ *refusals, err error) {
 	r.cgroups = newCgroups(cgroupMap{maps["cgroups"]}, t.opts.Name)
 	r.series = newSeries(limit, t.opts.Retention, t.opts.quarantine)
 	r.series.records, r.series.slots, r.series.counts = memory["who_records"], slotsOf(objects, limit), r.counts
-	r.series.cgroups, r.series.clock = r.cgroups, t.clock
+	r.series.cgroups = r.cgroups
 	r.series.symbol = func(uint32) (string, error) { return "", nil } // who asked, and not for what, is known of them
-	return r, objects.Attach()
+	return r, nil
 }
 
 // fillSlots makes slots free.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -124,7 +125,7 @@ type Tracer struct {
 	objects  *source.Objects
 	refused  []Refusal
 	clock    bootClock // its wall is when counting began
-	lsm      string    // as in Info
+	lsms     []string  // as in Info
 
 	holdings            *holdings
 	ring, samples, gone *ringbuf.Reader
@@ -260,6 +261,10 @@ func (t *Tracer) start() (err error) {
 	if err := t.objects.Collection.Variables["settings"].Get(&t.settings); err != nil {
 		return fmt.Errorf("read the settings: %w", err)
 	}
+	// The rest is loaded before the first program counts: for each call of a helper the kernel asks for a capability, which makes thousands
+	// of checks, and of their stacks nothing has been learned yet.
+	t.openRefusals()
+	t.holdings = newHoldings(t.features, &t.opts, t.opts.Logger)
 	if t.clock, err = startClock(t.objects.BootTime); err != nil {
 		return err
 	}
@@ -271,8 +276,7 @@ func (t *Tracer) start() (err error) {
 	if err := t.objects.Attach(); err != nil {
 		return err
 	}
-	t.openRefusals()
-	t.holdings = newHoldings(t.features, &t.opts, t.opts.Logger)
+	t.attachRefusals()
 	t.running.Go(func() { t.holdings.run(t.stop) })
 	t.running.Go(func() { t.readRing(t.ring, t.cgroups, "") })
 	t.running.Go(func() { t.readGone(t.gone, t.cgroups) })
@@ -292,9 +296,12 @@ func (t *Tracer) start() (err error) {
 func (t *Tracer) Info() Info {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	info := Info{Source: Source(t.source.Name), Audit: "callsite", Cgroups: t.cgroups.hierarchies(), LSM: t.lsm, Refused: t.refused}
+	info := Info{Source: Source(t.source.Name), Audit: "callsite", Cgroups: t.cgroups.hierarchies(), LSM: strings.Join(t.lsms, ","), Refused: t.refused}
 	if t.source.Opts {
 		info.Audit = "opts"
+	}
+	if t.lsms == nil {
+		info.LSM = "none"
 	}
 	return info
 }
