@@ -24,19 +24,27 @@ type markPlace struct {
 	_    [7]uint64
 }
 
-// TestMarks counts with two programs whose marks find each place taken: by a task that may still come for its own, or that is gone.
+// TestMarks counts with two programs whose marks find each place taken: by a task that may still come for its own, or that is gone. Where
+// Open has the first of two at an entry, it does so with these, too.
 func TestMarks(t *testing.T) {
 	const n = 20_000
 	two := true
 	sleeper, awake := sleepersMark(t)
 	defer awake()
-	for _, test := range []struct {
+	type row struct {
 		name  string
 		other uint64
 		stays bool
-	}{{"taken", sleeper, true}, {"left-over", 1<<markCheckShift | 1, false}} {
+		pair  *bool
+	}
+	const over = 1<<markCheckShift | 1
+	rows := []row{{"taken", sleeper, true, &two}, {"left-over", over, false, &two}}
+	if openDetached(t, Options{}).objects.AtEntry() {
+		rows = append(rows, row{"taken-at-entry", sleeper, true, nil}, row{"left-over-at-entry", over, false, nil})
+	}
+	for _, test := range rows {
 		t.Run(test.name, func(t *testing.T) {
-			tr := openLive(t, Options{pair: &two})
+			tr := openLive(t, Options{pair: test.pair})
 			name := "place-" + test.name
 			path := executable(t, name)
 			marks := tr.objects.Collection.Maps["marks"]
@@ -63,7 +71,8 @@ func TestMarks(t *testing.T) {
 			if test.stays != (changed == 0) {
 				t.Errorf("%d of %d places were taken over", changed, marks.MaxEntries())
 			}
-			if preemptible, err := tr.source.Preemptible(tr.features); err != nil || !preemptible && s.MissedRuns != 0 {
+			preemptible, err := tr.source.Preemptible(tr.features)
+			if exact := !preemptible || tr.objects.AtEntry(); err != nil || exact && s.MissedRuns != 0 {
 				t.Errorf("%d checks were missed (%v)", s.MissedRuns, err)
 			}
 		})
