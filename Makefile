@@ -104,7 +104,8 @@ vet: ## Run go vet, for amd64 and arm64
 .PHONY: lint
 lint: ## Run golangci-lint (its first build takes minutes) and check go.mod
 	go tool $(TOOLS_MOD) golangci-lint run ./...
-	cd .tools && go tool golangci-lint run ./mutate
+	cd .tools && go tool golangci-lint run ./...
+	for module in chart release; do (cd .tools/$$module && go tool -modfile=../go.mod golangci-lint run ./...) || exit; done
 	go mod verify
 
 # Holds the tests themselves against .tools/mutate/faults.txt. As root: some of the tests are live ones.

@@ -401,8 +401,8 @@ func TestChosen(t *testing.T) {
 	if want := "registry.example/security/capability_exporter@sha256:" + strings.Repeat("0123456789abcdef", 4); exporter.Image != want {
 		t.Errorf("image %s, want %s", exporter.Image, want)
 	}
-	if seccomp := exporter.SecurityContext.SeccompProfile; seccomp.Type != "Localhost" || seccomp.LocalhostProfile == nil || *seccomp.LocalhostProfile != "profiles/capability_exporter.json" {
-		t.Errorf("the seccomp profile is %+v", seccomp)
+	if profile := exporter.SecurityContext.SeccompProfile; profile.Type != "Localhost" || profile.LocalhostProfile == nil || *profile.LocalhostProfile != "profiles/capability_exporter.json" {
+		t.Errorf("the seccomp profile is %+v", profile)
 	}
 	if selinux := exporter.SecurityContext.SELinuxOptions; selinux == nil || selinux.Type != "spc_t" {
 		t.Errorf("the SELinux options are %v", selinux)
@@ -425,10 +425,10 @@ func TestChosen(t *testing.T) {
 	if len(without.Volumes) != 0 || !slices.Contains(without.Containers[0].Args, "--kubernetes.pods-dir=") || without.ServiceAccountName != "default" {
 		t.Errorf("%+v", without)
 	}
-	policy := object[networking.NetworkPolicy](t, values).Spec
-	if len(policy.Egress) != 0 || len(policy.PolicyTypes) != 2 || len(policy.Ingress) != 1 || len(policy.Ingress[0].From) != 1 ||
-		policy.Ingress[0].Ports[0].Port.String() != "metrics" || !maps.Equal(policy.PodSelector.MatchLabels, set.Spec.Selector.MatchLabels) {
-		t.Errorf("the network policy is %+v", policy)
+	network := object[networking.NetworkPolicy](t, values).Spec
+	if len(network.Egress) != 0 || len(network.PolicyTypes) != 2 || len(network.Ingress) != 1 || len(network.Ingress[0].From) != 1 ||
+		network.Ingress[0].Ports[0].Port.String() != "metrics" || !maps.Equal(network.PodSelector.MatchLabels, set.Spec.Selector.MatchLabels) {
+		t.Errorf("the network policy is %+v", network)
 	}
 }
 

@@ -10,6 +10,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -17,7 +18,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 
@@ -61,7 +61,7 @@ func run(args []string, out io.Writer) error {
 	}
 	for name, text := range made {
 		path := filepath.Join(*to, name)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // for all to enter
 			return fmt.Errorf("-out: %w", err)
 		}
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // for all to read
@@ -123,11 +123,11 @@ func render(c *chart.Chart, values string) (release, error) {
 	if err != nil {
 		return release{}, err
 	}
-	texts, err := engine.Engine{Strict: true}.Render(c, all)
+	texts, err := engine.Engine{Strict: true}.RenderWithContext(context.Background(), c, all)
 	if err != nil {
 		return release{}, err
 	}
-	notes := path.Join(c.Name(), "templates", "NOTES.txt")
+	notes := c.Name() + "/templates/NOTES.txt"
 	r := release{notes: texts[notes]}
 	delete(texts, notes)
 	hooks, manifests, err := releaseutil.SortManifests(texts, nil, releaseutil.InstallOrder)

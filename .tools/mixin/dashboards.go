@@ -30,7 +30,7 @@ const tag = "capability_exporter"
 
 // source is the data source that is chosen at a dashboard's top.
 func source() common.DataSourceRef {
-	return common.DataSourceRef{Type: cog.ToPtr("prometheus"), Uid: cog.ToPtr("${datasource}")}
+	return common.DataSourceRef{Type: new("prometheus"), Uid: new("${datasource}")}
 }
 
 // dashboards are all that are made.
@@ -46,14 +46,14 @@ type board struct {
 }
 
 // json is the dashboard as Grafana imports it.
-func (d board) json() ([]byte, error) {
-	built, err := d.Build()
+func (b *board) json() ([]byte, error) {
+	built, err := b.Build()
 	if err != nil {
 		return nil, fmt.Errorf("building it: %w", err)
 	}
 	for n, p := range built.Panels { // an alert's or a reader's link names a panel by its number
 		if p.Panel != nil {
-			p.Panel.Id = cog.ToPtr(uint32(n + 1))
+			p.Panel.Id = new(uint32(n + 1))
 		} else {
 			p.RowPanel.Id = uint32(n + 1)
 		}
@@ -70,7 +70,7 @@ func (d board) json() ([]byte, error) {
 // board has what all have: the choice of a data source, a cluster and a job, the
 // way to the others, the same time, the pages as marks on it.
 func (c config) board(name, title, description string) *board {
-	b := &board{name, c.Cluster, dashboard.NewDashboardBuilder("Capabilities: " + title)}
+	b := &board{name, c.Cluster, dashboard.NewDashboardBuilder("Capabilities: " + title)} //nolint:staticcheck // what takes its place makes what only newer versions of Grafana read
 	b.Uid(uid(name)).
 		Description(description).
 		Tags([]string{tag, "security"}).
@@ -132,7 +132,7 @@ func (b *board) choose(name, label, query, all string) *board {
 		v.IncludeAll(true).
 			AllValue(all).
 			Current(dashboard.VariableOption{
-				Selected: cog.ToPtr(true),
+				Selected: new(true),
 				Text:     dashboard.StringOrArrayOfString{ArrayOfString: []string{"All"}},
 				Value:    dashboard.StringOrArrayOfString{ArrayOfString: []string{"$__all"}},
 			})
@@ -189,7 +189,7 @@ func top(most int, by, expr, over string) string {
 }
 
 // topRate is top of the sum of counters' rates.
-func topRate(most int, by, counters string) string {
+func topRate(most int, by, counters string) string { //nolint:unparam // how many there are is said where a panel is
 	sum := func(window string) string { return fmt.Sprintf("sum by (%s) (rate(%s[%s))", by, counters, window) }
 	return top(most, by, sum("$__rate_interval]"), sum("$__range] @ end()"))
 }
@@ -250,7 +250,7 @@ func (b *board) number(p panel, expr, below, from string) *board {
 func steps(below, from string) *dashboard.ThresholdsConfigBuilder {
 	return dashboard.NewThresholdsConfigBuilder().
 		Mode(dashboard.ThresholdsModeAbsolute).
-		Steps([]dashboard.Threshold{{Color: below}, {Color: from, Value: cog.ToPtr(1.0)}})
+		Steps([]dashboard.Threshold{{Color: below}, {Color: from, Value: new(1.0)}})
 }
 
 // table lists series, those first that are chosen first. value is what the value is called; "" leaves it out.

@@ -1,6 +1,9 @@
 package main
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // health is the dashboard of the exporters. Of a thousand there are quantiles and the ten worst.
 func (c config) health() *board {
@@ -148,14 +151,11 @@ func losses(expr func(metric string) string) []query {
 }
 
 func lossesByMachine() string {
-	expr := ""
-	for n, loss := range lost() {
-		if n > 0 {
-			expr += " or "
-		}
-		expr += fmt.Sprintf(`label_replace(sum by (<<cluster>>, instance) (increase(%s{<<node>>}[$__range])), "lost", "%s", "", "")`, loss.metric, loss.what)
+	var each []string
+	for _, loss := range lost() {
+		each = append(each, fmt.Sprintf(`label_replace(sum by (<<cluster>>, instance) (increase(%s{<<node>>}[$__range])), "lost", %q, "", "")`, loss.metric, loss.what))
 	}
-	return expr
+	return strings.Join(each, " or ")
 }
 
 type loss struct{ what, metric string }

@@ -190,7 +190,7 @@ func run(args []string, out io.Writer) error {
 	}
 	for _, f := range files {
 		path := filepath.Join(*to, f.path)
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // for all to enter
 			return fmt.Errorf("-out: %w", err)
 		}
 		if err := os.WriteFile(path, f.text, 0o644); err != nil { //nolint:gosec // for all to read
@@ -220,7 +220,7 @@ func (c config) files() ([]file, error) {
 		{"deploy/prometheus/owners.yml", owners},
 		{"deploy/kubernetes/prometheusrule.yaml", c.prometheusRule(rules, owners)},
 	}
-	maps := []string{header("#")}
+	maps := []string{header}
 	for _, d := range c.dashboards() {
 		text, err := d.json()
 		if err != nil {
@@ -233,6 +233,4 @@ func (c config) files() ([]file, error) {
 }
 
 // header says where a file comes from.
-func header(comment string) string {
-	return comment + " Made by `make mixin` from .tools/mixin. Change it there.\n"
-}
+const header = "# Made by `make mixin` from .tools/mixin. Change it there.\n"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path/filepath"
@@ -142,7 +143,7 @@ func equal(t *testing.T, a, b any) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return string(x) == string(y)
+	return bytes.Equal(x, y)
 }
 
 // TestRefused: what would make a file that Prometheus or Kubernetes does not take is not written.

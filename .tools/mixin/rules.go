@@ -53,7 +53,7 @@ func (c config) rules(name string) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the rules: %w", err)
 	}
-	return []byte(header("#") + "#\n" + rules), nil
+	return []byte(header + "#\n" + rules), nil
 }
 
 func (c config) execute(t *template.Template, name string, data any) (string, error) {
@@ -159,7 +159,7 @@ metadata:
   labels:
     app.kubernetes.io/name: capability-exporter
 spec:
-%s`, header("#"), c.Namespace, indent("  ", strings.TrimPrefix(string(rules), header("#")+"#\n")+"\n"+groups))
+%s`, header, c.Namespace, indent("  ", strings.TrimPrefix(string(rules), header+"#\n")+"\n"+groups))
 }
 
 // configMap holds a dashboard for the sidecar that Grafana's Helm chart has,

@@ -110,7 +110,7 @@ func (r release) packages() error {
 	_, err = zip.Write([]byte(page))
 	if err := errors.Join(err, zip.Close(),
 		os.WriteFile(filepath.Join(work, name+".8.gz"), zipped.Bytes(), 0o600),
-		os.WriteFile(filepath.Join(work, name+".service"), []byte(packaged), 0o600)); err != nil {
+		os.WriteFile(filepath.Join(work, name+".service"), []byte(packaged), 0o600)); err != nil { //nolint:gosec // of the repository's unit, into a folder made here
 		return err
 	}
 	for _, arch := range architectures() {
@@ -188,7 +188,7 @@ func cutCommits(tag string) (string, string) {
 // writes the name alone, and the whole version with the machine it was built on.
 func (r release) manPage() (string, error) {
 	program := filepath.Join(r.built, name+"-linux-"+runtime.GOARCH)
-	out, err := exec.Command(program, "--help-man").Output()
+	out, err := exec.Command(program, "--help-man").Output() //nolint:noctx // it prints, and ends
 	if err != nil {
 		return "", fmt.Errorf("%s --help-man: %w", program, err)
 	}

@@ -261,7 +261,8 @@ func TestPackages(t *testing.T) {
 		sums, "capability-exporter-1.2.3-1.aarch64.rpm", "capability-exporter-1.2.3-1.x86_64.rpm",
 		"capability-exporter_1.2.3_amd64.deb", "capability-exporter_1.2.3_arm64.deb", "capability_exporter-linux-amd64", "capability_exporter-linux-arm64",
 	}
-	if slices.Sort(entries); !slices.Equal(entries, want) {
+	slices.Sort(entries)
+	if !slices.Equal(entries, want) {
 		t.Errorf("made %q", entries)
 	}
 	for _, arch := range architectures() {
@@ -283,7 +284,8 @@ func TestPackages(t *testing.T) {
 			"etc/default/capability_exporter", "usr/bin/capability_exporter", "usr/lib/systemd/system/capability_exporter.service",
 			"usr/share/doc/capability-exporter/CHANGELOG.md", "usr/share/doc/capability-exporter/copyright", "usr/share/man/man8/capability_exporter.8.gz",
 		}
-		if slices.Sort(files); !slices.Equal(files, want) {
+		slices.Sort(files)
+		if !slices.Equal(files, want) {
 			t.Errorf("the deb for %s has %q", arch, files)
 		}
 	}
