@@ -23,7 +23,6 @@ import (
 // TestRemoteWrite has a Prometheus send what it has recorded to another, which stands for a Mimir or a Thanos, as the example
 // configuration says: the dashboard of the fleet shows the same there, and nothing else is there.
 func TestRemoteWrite(t *testing.T) {
-	t.Parallel()
 	page := newServedNodes(read(t, "../exporter/testdata/node.txt"))
 	all, err := dashboards.All()
 	if err != nil {
