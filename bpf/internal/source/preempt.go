@@ -62,12 +62,13 @@ func (f *Features) Preemptible() (bool, error) {
 	preemptible, err := f.preemptibleIn(on, attachTracepoint)
 	if errors.Is(err, unix.ENOENT) {
 		// Without CONFIG_KALLSYMS_ALL the kernel finds no variable by name.
-		return f.SRCUTracepoints(), nil
+		return f.PreemptibleByName(), nil
 	}
 	return preemptible, err
 }
 
-// iterator calls the tracepoint's functions where there are several, and is a function that has an entry.
+// iterator calls the tracepoint's functions where there are several, and is a function that has an entry. On arm64 nobody comes by it: that
+// has no static calls (CONFIG_HAVE_STATIC_CALL), and so cap_capable calls the iterator itself, which the compiler then puts into it.
 const iterator = "__traceiter_cap_capable"
 
 // entryGuarded tries whether the kernel lets us have a program at the iterator's entry, calls it there, and keeps it from being
@@ -168,8 +169,14 @@ func (f *Features) preemptibleIn(kind *ebpf.ProgramSpec, attach func(*ebpf.Progr
 	return false, fmt.Errorf("the probe saw no check")
 }
 
-// SRCUTracepoints tells whether tracepoints are guarded by SRCU, which leaves preemption on, by the name of what they lock.
-func (f *Features) SRCUTracepoints() bool {
+// PreemptibleByName tells as much by what the kernel has: tracepoints are guarded by SRCU, and a program's rcu_read_lock leaves preemption
+// on and is a function then (CONFIG_PREEMPT_RCU).
+func (f *Features) PreemptibleByName() bool {
+	return f.srcuTracepoints() && hasFunc(f.kernel, "__rcu_read_lock")
+}
+
+// srcuTracepoints tells whether tracepoints are guarded by SRCU, which leaves preemption on, by the name of what they lock.
+func (f *Features) srcuTracepoints() bool {
 	var v *btf.Var
 	return f.kernel.TypeByName("tracepoint_srcu_srcu_data", &v) == nil
 }
@@ -177,7 +184,7 @@ func (f *Features) SRCUTracepoints() bool {
 // stays tells whether a program may say where it is not to be preempted, and call its global functions there: so it is since 7.0, and an
 // older kernel's programs on tracepoints are preempted nowhere. Up to 6.12 others than those are guarded by an SRCU of that name.
 func (f *Features) stays() bool {
-	return f.SRCUTracepoints() && hasFunc(f.kernel, "bpf_local_irq_save")
+	return f.srcuTracepoints() && hasFunc(f.kernel, "bpf_local_irq_save")
 }
 
 // stayCalls are the kernel functions by which a program says where it is not to be preempted.
