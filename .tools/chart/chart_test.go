@@ -186,9 +186,9 @@ func TestLint(t *testing.T) {
 // Kubernetes, the Prometheus Operator and a release's own names ask of it.
 func TestObjects(t *testing.T) {
 	t.Parallel()
-	parsers := map[string]*typed.Parser{}
-	for version, sum := range clusters {
-		parsers[version] = schemas(t, version, sum)
+	parsers, said := map[string]*typed.Parser{}, map[string]openAPI{}
+	for version, c := range clusters {
+		parsers[version], said[version] = schemas(t, c.clientGo), ofCluster(t, c)
 	}
 	for name, c := range chosen(t) {
 		var kinds []string
@@ -204,11 +204,14 @@ func TestObjects(t *testing.T) {
 				t.Errorf("%s: %v: %v", name, k, err)
 			}
 			for version, parser := range parsers {
+				if err := said[version].refuses(t, into, text); err != nil {
+					t.Errorf("%s: Kubernetes 1.%s does not take the %s: %v", name, version, k.Kind, err)
+				}
 				if schema == "" {
 					continue
 				}
 				if _, err := parser.Type(schema).FromYAML(typed.YAMLObject(text)); err != nil {
-					t.Errorf("%s: client-go %s does not take the %s: %v", name, version, k.Kind, err)
+					t.Errorf("%s: client-go 0.%s does not take the %s: %v", name, version, k.Kind, err)
 				}
 			}
 		}
@@ -221,11 +224,11 @@ func TestObjects(t *testing.T) {
 // TestSchemas: what is no field, of another type or named twice is seen.
 func TestSchemas(t *testing.T) {
 	t.Parallel()
-	for version, sum := range clusters {
-		parser := schemas(t, version, sum)
+	for version, c := range clusters {
+		parser := schemas(t, c.clientGo)
 		for _, wrong := range []string{"hostPid: true", "hostPID: [true]", "containers: [{name: a, ports: {containerPort: 1}}]", "volumes: [{name: a}, {name: a}]"} {
 			if _, err := parser.Type("io.k8s.api.core.v1.PodSpec").FromYAML(typed.YAMLObject(wrong)); err == nil {
-				t.Errorf("client-go %s takes %s", version, wrong)
+				t.Errorf("client-go 0.%s takes %s", version, wrong)
 			}
 		}
 	}
@@ -257,36 +260,56 @@ func knownAs(k kind) (into any, schema string) {
 	return nil, ""
 }
 
-// clusters are the versions of client-go, 0.37 for Kubernetes 1.37, whose
-// schemas the objects are held against, and the sums of the modules. The first is
-// the oldest that the chart is for.
-var clusters = map[string]string{
-	"v0.30.14": "h1:D81QZvBtv897JU4HRsx4YoaCDnzeZSvB8eApgmbtXVA=",
-	"v0.35.10": "h1:HXF+042qTnXFFISMiuMHiM5yN2lVonVQQAkpIWxSGPk=",
-	"v0.37.2":  "h1:sgFtyRZukGkOrsu+QgS7LYnbFFJ5ut3MchdBNduD//E=",
+// A cluster is a version of Kubernetes, by the sums of the modules that say what it takes.
+type cluster struct{ clientGo, kubernetes module }
+
+// A module is a version of one, with its sum.
+type module struct{ version, sum string }
+
+// clusters are those that the objects are held against, without the 1. at the beginning, as modules of whatever patch can be had of both. The
+// first is the oldest that the chart is for.
+var clusters = map[string]cluster{
+	"30": {
+		module{"v0.30.14", "h1:D81QZvBtv897JU4HRsx4YoaCDnzeZSvB8eApgmbtXVA="},
+		module{"v1.30.14", "h1:MrlKXh9uhLIJpyxOeXhcndzRVSvwiV9iJ8NgH8nqPsg="},
+	},
+	"35": {
+		module{"v0.35.10", "h1:HXF+042qTnXFFISMiuMHiM5yN2lVonVQQAkpIWxSGPk="},
+		module{"v1.35.4", "h1:o/8dBC/pHVpYoGV4OAIytAlNPZbdYVTXJHoYvXC4qzM="},
+	},
+	"37": {
+		module{"v0.37.2", "h1:sgFtyRZukGkOrsu+QgS7LYnbFFJ5ut3MchdBNduD//E="},
+		module{"v1.37.2", "h1:A2VDEiObzkYqFTKhSsn0ZEb0RlLEXpHWj93gi2HqEwE="},
+	},
 }
 
-// schemas returns those of a version: they are what an API server goes by where
-// fields have owners (server-side apply), and client-go has a copy of them.
-func schemas(t *testing.T, version, sum string) *typed.Parser {
+// download returns the folder of a module whose files are read and not compiled.
+func download(t *testing.T, path string, m module) string {
 	t.Helper()
-	download := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", "k8s.io/client-go@"+version)
-	download.Dir = t.TempDir() // of no module
-	out, err := download.Output()
+	command := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", path+"@"+m.version)
+	command.Dir = t.TempDir() // of no module
+	out, err := command.Output()
 	if err != nil {
-		t.Fatalf("go mod download k8s.io/client-go@%s: %v\n%s", version, err, out)
+		t.Fatalf("go mod download %s@%s: %v\n%s", path, m.version, err, out)
 	}
-	var module struct{ Dir, Sum string }
-	if err := json.Unmarshal(out, &module); err != nil {
+	var got struct{ Dir, Sum string }
+	if err := json.Unmarshal(out, &got); err != nil {
 		t.Fatal(err)
 	}
-	if module.Sum != sum {
-		t.Fatalf("client-go %s has the sum %s, want %s", version, module.Sum, sum)
+	if got.Sum != m.sum {
+		t.Fatalf("%s %s has the sum %s, want %s", path, m.version, got.Sum, m.sum)
 	}
-	_, text, found := strings.Cut(read(t, filepath.Join(module.Dir, "applyconfigurations/internal/internal.go")), "typed.YAMLObject(`")
+	return got.Dir
+}
+
+// schemas returns those of a version that an API server goes by where fields have owners (server-side apply), of which client-go has
+// a copy. They alone say which list may not have the same key twice, and nothing of what must be there.
+func schemas(t *testing.T, clientGo module) *typed.Parser {
+	t.Helper()
+	_, text, found := strings.Cut(read(t, filepath.Join(download(t, "k8s.io/client-go", clientGo), "applyconfigurations/internal/internal.go")), "typed.YAMLObject(`")
 	text, _, ends := strings.Cut(text, "`)")
 	if !found || !ends {
-		t.Fatalf("client-go %s has no schemas where they were", version)
+		t.Fatalf("client-go %s has no schemas where they were", clientGo.version)
 	}
 	parser, err := typed.NewParser(typed.YAMLObject(text))
 	if err != nil {
