@@ -48,7 +48,7 @@ func TestPreview(t *testing.T) {
 	case "node":
 		made, chosen = append(made, likelyMachine()...), choice{"cluster": "east", "instance": "node-1"}
 	case "health":
-		made = append(made, likelyMachine()...)
+		made = append(append(made, likelyMachine()...), likelyTrouble()...)
 	case "workload":
 		chosen = choice{"cluster": "east", "namespace": "monitoring", "owner": "node-agent"}
 		counted := func(l line) bool { return l.metric == checks && l.labels["owner"] == chosen["owner"] } // at one time, and here all the time
@@ -332,7 +332,7 @@ func likelyFleet() fleet {
 	for _, node := range []labels{{"cluster": "east", "instance": "node-1"}, {"cluster": "east", "instance": "node-2"}, {"cluster": "west", "instance": "node-1"}} {
 		node["job"] = "capability_exporter"
 		f.gauge("up", 1, node, nil)
-		f.gauge("capability_exporter_build_info", 1, node, nil)
+		f.gauge("capability_exporter_build_info", 1, node, labels{"version": "0.2.0"})
 	}
 	for _, node := range []labels{{"cluster": "east", "node": "node-1"}, {"cluster": "east", "node": "node-2"}, {"cluster": "east", "node": "gpu-1"}, {"cluster": "west", "node": "node-1"}} {
 		f.gauge(nodes, 1, node, nil)
@@ -445,6 +445,49 @@ func likelyMachine() fleet {
 		{"sys_perf_event_open", "CAP_PERFMON", "denied", 0.27}, {"sys_perf_event_open", "CAP_SYS_ADMIN", "granted", 0.27}, {"generic_permission", "CAP_DAC_READ_SEARCH", "granted", 0.6},
 	} {
 		count("capability_call_site_checks_total", node, whole(site.rate), labels{"call_site": site.function, "capability": site.capability, "result": site.result, "audited": "yes"})
+	}
+	return f.fleet
+}
+
+// likelyTrouble are two exporters more, one that is down, and an older one on an older kernel, in a storm of names that has taken its
+// room; and what the rules cost.
+func likelyTrouble() fleet {
+	f := &maker{}
+	f.gauge("up", 0, labels{"cluster": "west", "job": "capability_exporter", "instance": "node-3"}, nil)
+	node := labels{"cluster": "west", "job": "capability_exporter", "instance": "node-2"}
+	add := func(l line) {
+		l.labels, l.last = node.with(l.labels), steps
+		f.fleet = append(f.fleet, l)
+	}
+	for metric, rate := range map[string]float64{
+		"capability_exporter_overflow_checks_total": 0.21, "capability_exporter_evicted_series_total": 0.4, "capability_exporter_ring_lost_total": 0.03,
+		"capability_exporter_missed_runs_total": 0, "capability_exporter_unclassified_checks_total": 0, "capability_exporter_log_lines_dropped_total": 0.05, "capability_exporter_ring_withheld_total": 0.7,
+		"capability_exporter_ring_records_total": 0.9, "capability_exporter_borrowed_checks_total": 1.2, "capability_exporter_ended_checks_total": 0.5,
+		"capability_exporter_unwinds_total": 0.3, "process_cpu_seconds_total": 0.004,
+	} {
+		add(line{metric: metric, rate: rate})
+	}
+	for reason, rate := range map[string]float64{"budget": 0.3, "queue": 0.02} {
+		add(line{metric: "capability_exporter_announcements_dropped_total", labels: labels{"reason": reason}, rate: rate})
+	}
+	add(line{metric: "capability_exporter_http_refused_total", labels: labels{"reason": "connections"}, rate: 0.01})
+	add(line{metric: "process_start_time_seconds", gauge: 1000, changes: 2})
+	for metric, value := range map[string]float64{
+		"up": 1, "scrape_duration_seconds": 0.047, "process_resident_memory_bytes": 61e6, "capability_exporter_held_look_seconds": 0.019,
+		"capability_exporter_workload_series": 3840, "capability_exporter_workload_series_limit": 4096,
+	} {
+		f.gauge(metric, value, node, nil)
+	}
+	f.gauge("capability_exporter_build_info", 1, node, labels{"version": "0.1.0"})
+	f.gauge("capability_exporter_source_info", 1, node, labels{"source": "fexit", "audit": "opts", "cgroups": "v1", "lsm": "apparmor"})
+	f.gauge("capability_exporter_source_refused_info", 1, node, labels{"source": "tracepoint", "reason": "absent"})
+	for _, capability := range []string{"CAP_BPF", "CAP_PERFMON"} {
+		f.gauge("capability_exporter_capabilities_info", 1, node, labels{"capability": capability})
+	}
+	for group, took := range map[string]float64{"capability_first_use": 0.9, "capability_owners": 2.6, "capability_use": 0.3} {
+		self := labels{"job": "prometheus", "instance": "localhost:9090", "rule_group": "/etc/prometheus/rules.yml;" + group}
+		f.gauge(ruleTime, took, self, nil)
+		f.gauge(ruleEvery, 60, self, nil)
 	}
 	return f.fleet
 }
