@@ -220,8 +220,8 @@ release: ## Make build/release: programs, deb and rpm for amd64 and arm64, an im
 	go -C .tools/release run . -version $(VERSION) -revision $(REVISION) -time $(RELEASE_TIME) -built $(RELEASE)
 
 .PHONY: test-release
-test-release: release helpers ## Install, start, scrape and remove the packages and the image, in a guest with a systemd of its own
-	bpf/vm/matrix 6.12-release
+test-release: release helpers ## Install, start, scrape and remove the packages and the image, in guests of amd64 and arm64 with a systemd of their own
+	bpf/vm/matrix 6.12-release arm-release
 
 .PHONY: release-test
 release-test: ## Test what makes the release (first build: minutes)
