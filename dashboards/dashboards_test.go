@@ -391,7 +391,7 @@ func checkSelectors(t *testing.T, query Query, instance bool) {
 
 func TestSubstitute(t *testing.T) {
 	t.Parallel()
-	group := regexp.MustCompile(`\$\{[0-9]\}`) // of label_replace
+	group := regexp.MustCompile(`\$\{\d\}`) // of label_replace
 	each(t, func(t *testing.T, d *Dashboard) {
 		for _, query := range d.Queries() {
 			if left := d.Substitute(query.Expr, "1m", "1h", nil); strings.Contains(group.ReplaceAllString(left, ""), "$") || left == "" {

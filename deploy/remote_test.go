@@ -36,7 +36,7 @@ func TestRemoteWrite(t *testing.T) {
 		}))
 		defer exporter.Close()
 		central := startReceiver(t, path("prometheus"))
-		comment := regexp.MustCompile(`(?m)(^# *remote_write:\n(^# .*\n)+)`).FindString(read(t, "prometheus/prometheus.yml"))
+		comment := regexp.MustCompile(`(?m)^# *remote_write:\n(?:# .*\n)+`).FindString(read(t, "prometheus/prometheus.yml"))
 		write := strings.ReplaceAll(strings.ReplaceAll(comment, "# ", ""), "https://mimir.example/api/v1/push", central.api+"write")
 		prometheus := prometheusOf(t, path("prometheus"), map[string]string{
 			"localhost:10041": strings.TrimPrefix(exporter.URL, "http://"), comment: write, "# labels: {cluster": "labels: {cluster",
