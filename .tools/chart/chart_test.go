@@ -186,9 +186,9 @@ func TestLint(t *testing.T) {
 // Kubernetes, the Prometheus Operator and a release's own names ask of it.
 func TestObjects(t *testing.T) {
 	t.Parallel()
-	parsers, said := map[string]*typed.Parser{}, map[string]openAPI{}
+	parsers, said := map[string]*typed.Parser{}, ofClusters(t)
 	for version, c := range clusters {
-		parsers[version], said[version] = schemas(t, c.clientGo), ofCluster(t, c)
+		parsers[version] = schemas(t, c.clientGo)
 	}
 	for name, c := range chosen(t) {
 		var kinds []string

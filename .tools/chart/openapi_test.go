@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"maps"
 	"os/exec"
 	"path/filepath"
 	"reflect"
@@ -20,16 +21,20 @@ import (
 // there must be, and what may stand in them.
 type openAPI struct{ *jsonschema.Compiler }
 
-// ofCluster is that of a version of Kubernetes in which there is the Prometheus Operator.
-func ofCluster(t *testing.T, c cluster) openAPI {
+// ofClusters are those of the versions of Kubernetes, each with the Prometheus Operator's.
+func ofClusters(t *testing.T) map[string]openAPI {
 	t.Helper()
-	all := ofKubernetes(t, c.kubernetes)
-	addOperator(t, all)
-	compiler := jsonschema.NewCompiler()
-	if err := compiler.AddResource("all.json", map[string]any{"$defs": all}); err != nil {
-		t.Fatal(err)
+	operator, said := ofOperator(t), map[string]openAPI{}
+	for version, c := range clusters {
+		all := ofKubernetes(t, c.kubernetes)
+		maps.Copy(all, operator)
+		compiler := jsonschema.NewCompiler()
+		if err := compiler.AddResource("all.json", map[string]any{"$defs": all}); err != nil {
+			t.Fatal(err)
+		}
+		said[version] = openAPI{compiler}
 	}
-	return openAPI{compiler}
+	return said
 }
 
 func at(model string) string { return "#/$defs/" + strings.ReplaceAll(model, "/", "~1") }
@@ -185,10 +190,11 @@ func strict(schema map[string]any) {
 	}
 }
 
-// addOperator adds what the Prometheus Operator's CustomResourceDefinitions say of its types, but for their rules in CEL. They are made of
-// the types as the Operator makes them, by controller-gen.
-func addOperator(t *testing.T, all map[string]any) {
+// ofOperator returns what the Prometheus Operator's CustomResourceDefinitions say of its types, but for their rules in CEL. They are
+// made of the types as the Operator makes them, by controller-gen.
+func ofOperator(t *testing.T) map[string]any {
 	t.Helper()
+	all := map[string]any{}
 	folder := t.TempDir()
 	types := reflect.TypeFor[monitoring.PodMonitor]().PkgPath()
 	if out, err := exec.CommandContext(t.Context(), "go", "tool", "controller-gen", "crd", "paths="+types, "output:crd:dir="+folder).CombinedOutput(); err != nil {
@@ -214,6 +220,7 @@ func addOperator(t *testing.T, all map[string]any) {
 		strictBelow(schema)
 		all[modelOf(model)] = schema
 	}
+	return all
 }
 
 // strictBelow has all objects of a schema refuse what is none of their fields.
@@ -301,8 +308,7 @@ func TestOpenAPI(t *testing.T) {
 			{"expr: up", "exprs: up", "additional properties 'exprs' not allowed"},
 		},
 	}
-	for version, c := range clusters {
-		said := ofCluster(t, c)
+	for version, said := range ofClusters(t) {
 		for sound, faults := range table {
 			into, _ := knownAs(kindOf(t, sound))
 			if err := said.refuses(t, into, sound); err != nil {
