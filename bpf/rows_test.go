@@ -537,18 +537,23 @@ func TestRows(t *testing.T) {
 	}
 }
 
-// TestUserNamespace uses CAP_SYS_ADMIN in a user namespace of its own.
+// TestUserNamespace uses CAP_SYS_ADMIN in a user namespace of its own, and from there asks for it on the host.
 func TestUserNamespace(t *testing.T) {
 	tr := openLive(t, Options{})
-	const name, n = "in-user-namespace", 5
-	cmd := helper(executable(t, name), "sethostname", strconv.Itoa(n))
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWUTS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+	const name, outside, n = "in-user-namespace", "out-of-user-namespace", 5
+	for name, flags := range map[string]uintptr{name: unix.CLONE_NEWUTS, outside: 0} {
+		cmd := helper(executable(t, name), "sethostname", strconv.Itoa(n))
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  unix.CLONE_NEWUSER | flags,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}},
+		}
+		run(t, cmd)
 	}
-	run(t, cmd)
 	s := checkIdentities(t, tr)
 	if got := by(s, name); got["21 granted userns"] != n || got["21 granted host"] != 0 {
 		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN in a user namespace", got, n)
+	}
+	if got := by(s, outside); got["21 denied host"] != n || got["21 denied userns"] != 0 {
+		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN on the host, denied", got, n)
 	}
 }
