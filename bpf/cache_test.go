@@ -385,7 +385,15 @@ func TestAnnounced(t *testing.T) {
 	before := time.Now()
 	run(t, cmd)
 	run(t, inCgroup(cgroup, helper(path, "sethostname", "2")))
-	denied, granted := <-told, <-told
+	var both [2]Announcement
+	for i := range both {
+		select {
+		case both[i] = <-told:
+		case <-time.After(10 * time.Second):
+			t.Fatalf("told %d times of 2", i)
+		}
+	}
+	denied, granted := both[0], both[1]
 	for _, a := range []Announcement{denied, granted} {
 		if !a.New || a.Overflow || a.Borrowed || a.Time.Before(before.Add(-time.Second)) || a.Time.After(time.Now().Add(time.Second)) {
 			t.Errorf("new: %t, overflow: %t, borrowed: %t, at %s", a.New, a.Overflow, a.Borrowed, a.Time)

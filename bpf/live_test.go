@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // openLive opens a tracer on this machine's kernel, with what the exporter has and no more.
@@ -243,6 +245,7 @@ func newCgroupIn(t *testing.T, hierarchy, name string) string {
 		t.Skipf("the cgroup hierarchy %s is not mounted here", hierarchy)
 	}
 	dir := filepath.Join(mount, name)
+	_ = unix.Rmdir(dir) // left over by a test that was killed
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
