@@ -194,7 +194,7 @@ func checkVariables(t *testing.T, prometheus *prometheusServer, all []*dashboard
 // serveFleet runs a Prometheus that has the series, and scrapes nothing.
 func serveFleet(t *testing.T, made fleet, path func(name string) string) *prometheusServer {
 	t.Helper()
-	dir, address := t.TempDir(), freeAddress(t)
+	dir := t.TempDir()
 	var text strings.Builder
 	for _, l := range made {
 		name := strings.ReplaceAll(l.name(l.metric), ", ", ",") // OpenMetrics has no spaces there
@@ -206,14 +206,20 @@ func serveFleet(t *testing.T, made fleet, path func(name string) string) *promet
 	}
 	text.WriteString("# EOF\n")
 	write(t, filepath.Join(dir, "fleet"), text.String())
-	write(t, filepath.Join(dir, "prometheus.yml"), "")
-	data := filepath.Join(dir, "data")
-	if out, err := exec.CommandContext(t.Context(), path("promtool"), "tsdb", "create-blocks-from", "openmetrics", filepath.Join(dir, "fleet"), data).CombinedOutput(); err != nil {
+	if out, err := exec.CommandContext(t.Context(), path("promtool"), "tsdb", "create-blocks-from", "openmetrics", filepath.Join(dir, "fleet"), filepath.Join(dir, "data")).CombinedOutput(); err != nil {
 		t.Fatalf("promtool: %v\n%s", err, out)
 	}
+	return prometheusAlone(t, path("prometheus"), dir)
+}
+
+// prometheusAlone starts a Prometheus that scrapes nobody, with what there is in the folder data of a folder.
+func prometheusAlone(t *testing.T, binary, dir string, flags ...string) *prometheusServer {
+	t.Helper()
+	address := freeAddress(t)
+	write(t, filepath.Join(dir, "prometheus.yml"), "")
 	p := &prometheusServer{api: "http://" + address + "/api/v1/"}
-	p.process = start(t, exec.CommandContext(t.Context(), path("prometheus"), "--config.file="+filepath.Join(dir, "prometheus.yml"),
-		"--storage.tsdb.path="+data, "--web.listen-address="+address, "--log.level=warn"))
+	p.process = start(t, exec.CommandContext(t.Context(), binary, append(flags, "--config.file="+filepath.Join(dir, "prometheus.yml"),
+		"--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address, "--log.level=warn")...))
 	p.process.eventually(t, func(ctx context.Context) error {
 		_, err := p.evaluate(ctx, "query", url.Values{"query": {"vector(1)"}})
 		return err

@@ -62,7 +62,6 @@ func eachPrometheus(t *testing.T, test func(t *testing.T, path func(name string)
 		test(t, func(name string) string { return program(t, name) })
 	})
 	t.Run("newest", func(t *testing.T) {
-		newest(t, "prometheus")
 		test(t, func(name string) string { return newest(t, name) })
 	})
 }

@@ -92,7 +92,6 @@ func TestNewInManyCgroups(t *testing.T) {
 		}))
 		defer exporter.Close()
 		prometheus := prometheusOf(t, path("prometheus"), map[string]string{"localhost:10041": strings.TrimPrefix(exporter.URL, "http://")})
-		// However often they were told since, and of each that was scraped.
 		told := `count(last_over_time(ALERTS{alertname="CapabilitySysAdminFirstUse", alertstate="firing", owner="/jobs*", process="step"}[5m]))`
 		prometheus.process.eventually(t, func(ctx context.Context) error { return prometheus.hasData(ctx, told, true) })
 		seen := `count(last_over_time(capability_workload_checks_total{process="step"}[5m]))`

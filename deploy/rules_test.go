@@ -408,19 +408,9 @@ func TestExampleConfigKeeps(t *testing.T) {
 // TestExampleConfigSends what the fleet's dashboard asks for, to where there is nothing else.
 func TestExampleConfigSends(t *testing.T) {
 	t.Parallel()
-	_, comment, _ := strings.Cut(read(t, "prometheus/prometheus.yml"), "# remote_write:\n")
-	match := regexp.MustCompile(`(?m)^# +regex: (.*)$`).FindStringSubmatch(comment)
-	if match == nil {
-		t.Fatal("nothing is sent")
-	}
-	sent := regexp.MustCompile("^(?:" + match[1] + ")$")
-	all, err := dashboards.All()
-	if err != nil {
-		t.Fatal(err)
-	}
-	fleet := all[slices.IndexFunc(all, func(d *dashboards.Dashboard) bool { return d.Name == "fleet" })]
+	sent := sentNames(t)
 	asked := 0
-	for _, query := range fleet.Queries() {
+	for _, query := range fleetBoard(t).Queries() {
 		for _, name := range regexp.MustCompile(`[a-zA-Z_:][a-zA-Z0-9_:]*\{`).FindAllString(query.Expr, -1) {
 			if name != "kube_node_info{" {
 				asked++
@@ -433,6 +423,36 @@ func TestExampleConfigSends(t *testing.T) {
 	if asked < 10 {
 		t.Errorf("it asks for %d", asked)
 	}
+}
+
+// fleetBoard is the dashboard of the fleet.
+func fleetBoard(t *testing.T) *dashboards.Dashboard {
+	t.Helper()
+	all, err := dashboards.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all[slices.IndexFunc(all, func(d *dashboards.Dashboard) bool { return d.Name == "fleet" })]
+}
+
+// remoteWrite is the comment of the example configuration that sends what is recorded, as it stands there.
+func remoteWrite(t *testing.T) string {
+	t.Helper()
+	comment := regexp.MustCompile(`(?m)^# *remote_write:\n(?:# .*\n)+`).FindString(read(t, "prometheus/prometheus.yml"))
+	if comment == "" {
+		t.Fatal("nothing is sent")
+	}
+	return comment
+}
+
+// sentNames are the metrics that it sends.
+func sentNames(t *testing.T) *regexp.Regexp {
+	t.Helper()
+	match := regexp.MustCompile(`(?m)^# +regex: (.*)$`).FindStringSubmatch(remoteWrite(t))
+	if match == nil {
+		t.Fatal("what is sent is not chosen")
+	}
+	return regexp.MustCompile("^(?:" + match[1] + ")$")
 }
 
 // allQueries are those of the rules, of their texts, and of the dashboards.
