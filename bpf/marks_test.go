@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,13 +16,14 @@ import (
 
 const (
 	markTurns      = 1<<11 - 1 // of a mark: how often its task had given up the CPU (pair.h)
-	markCheckShift = 22        // below the task: which check it is
+	markPlaces     = 1 << 10
+	markCheckShift = 22 // below the task: which check it is
 )
 
 // A markPlace is the kernel side's struct mark.
 type markPlace struct {
-	Mark uint64
-	_    [7]uint64
+	Mark, Task uint64
+	_          [6]uint64
 }
 
 // TestMarks counts with two programs whose marks find each place taken: by a task that may still come for its own, or that is gone. Where
@@ -47,35 +49,78 @@ func TestMarks(t *testing.T) {
 			tr := openLive(t, Options{pair: test.pair})
 			name := "place-" + test.name
 			path := executable(t, name)
-			marks := tr.objects.Collection.Maps["marks"]
-			for i := range marks.MaxEntries() {
-				if err := marks.Put(i, markPlace{Mark: test.other}); err != nil {
-					t.Fatal(err)
-				}
+			// Whoever was there before is not to be taken for who is there now: not even if it is his mark.
+			last := uint64(0xffff)<<48 | test.other>>markCheckShift<<6
+			if err := tr.objects.Collection.Variables["marks"].Set(slices.Repeat([]markPlace{{Mark: test.other, Task: last}}, markPlaces)); err != nil {
+				t.Fatal(err)
 			}
 			run(t, helper(path, "sethostname", strconv.Itoa(n)))
 			s := checkIdentities(t, tr)
 			if got := by(s, name); short(total(got), n, s.MissedRuns) {
 				t.Errorf("asked for %v, and %d were missed, want %d", got, s.MissedRuns, n)
 			}
-			changed := 0
-			for i := range marks.MaxEntries() {
-				var place markPlace
-				if err := marks.Lookup(i, &place); err != nil {
-					t.Fatal(err)
-				}
+			changed, met := 0, 0
+			for _, place := range places(t, tr) {
 				if place.Mark != test.other {
 					changed++
 				}
+				if place.Task != last {
+					met++
+				}
+			}
+			if met == 0 {
+				t.Error("nobody has been met at any place")
 			}
 			if test.stays != (changed == 0) {
-				t.Errorf("%d of %d places were taken over", changed, marks.MaxEntries())
+				t.Errorf("%d of %d places were taken over", changed, markPlaces)
 			}
 			preemptible, err := tr.source.Preemptible(tr.features)
 			if exact := !preemptible || tr.objects.AtEntry(); err != nil || exact && s.MissedRuns != 0 {
 				t.Errorf("%d checks were missed (%v)", s.MissedRuns, err)
 			}
 		})
+	}
+}
+
+func places(t *testing.T, tr *Tracer) []markPlace {
+	t.Helper()
+	all := make([]markPlace, markPlaces)
+	if err := tr.objects.Collection.Variables["marks"].Get(all); err != nil {
+		t.Error(err)
+	}
+	return all
+}
+
+// TestPlaces: tasks have places of their own.
+func TestPlaces(t *testing.T) {
+	const threads, shared = 20, 4 // of the latter at most, by chance
+	two := true
+	tr := openLive(t, Options{pair: &two})
+	if tr.objects.Banks() != 2 {
+		t.Skip("the kernel has no bpf_rdonly_cast: there is one program at most")
+	}
+	asked, end := make(chan error), make(chan struct{})
+	defer close(end)
+	for range threads {
+		go func() {
+			runtime.LockOSThread() // and never unlocked
+			asked <- askSysAdmin(nil)
+			<-end
+		}()
+	}
+	for range threads {
+		if err := <-asked; err != nil {
+			t.Fatal(err)
+		}
+	}
+	taken := 0
+	for _, place := range places(t, tr) {
+		if place.Task != 0 {
+			taken++
+		}
+	}
+	if taken < threads-shared {
+		t.Errorf("%d threads have asked at %d places, want %d or more", threads, taken, threads-shared)
 	}
 }
 
@@ -111,7 +156,7 @@ func sleepersMark(t *testing.T) (mark uint64, awake func()) {
 			}
 			for range 100 { // until it does not give up the CPU before it asks
 				clear(f.marks)
-				if err := markOwn(tr, f.thread, f.marks); err != nil || len(f.marks) == 1 {
+				if err := markOwn(t, tr, f.thread, f.marks); err != nil || len(f.marks) == 1 {
 					return err
 				}
 			}
@@ -139,7 +184,7 @@ func sleepersMark(t *testing.T) (mark uint64, awake func()) {
 }
 
 // markOwn asks, and finds which tasks have left a mark that may be of the thread that asked.
-func markOwn(tr *Tracer, thread int, tasks map[uint64]bool) error {
+func markOwn(t *testing.T, tr *Tracer, thread int, tasks map[uint64]bool) error {
 	turns, err := turnsOf(thread)
 	if err != nil {
 		return err
@@ -147,12 +192,7 @@ func markOwn(tr *Tracer, thread int, tasks map[uint64]bool) error {
 	if err := askSysAdmin(nil); err != nil {
 		return err
 	}
-	marks := tr.objects.Collection.Maps["marks"]
-	for i := range marks.MaxEntries() {
-		var place markPlace
-		if err := marks.Lookup(i, &place); err != nil {
-			return err
-		}
+	for _, place := range places(t, tr) {
 		if place.Mark != 0 && place.Mark&markTurns == turns&markTurns {
 			tasks[place.Mark>>markCheckShift<<markCheckShift] = true
 		}

@@ -508,13 +508,14 @@ static __always_inline enum how held_in(struct cache_page *p, u64 asker, u32 mar
 	return COUNTED;
 }
 
-/* quickly counts one check, of the current task: TASK, where that is at hand.
+/* quickly counts one check.
  *
  * It is the fast path, and is to keep less than 64 bytes on its stack. From there on the kernel gives a function a stack of its
  * own, in one more page (bpf_enable_priv_stack, since 6.13). TestFastPathStack looks. */
-static __always_inline enum how quickly(u64 *ctx, struct task_struct *task, bool at_hand, u32 bank, enum reading reading, turn_path *turn)
+static __always_inline enum how quickly(u64 *ctx, u32 bank, enum reading reading, turn_path *turn)
 {
 	u32 mark = what_of(ctx, reading) | CACHED_SET, class;
+	struct task_struct *task;
 	struct cache_page *p;
 	u64 asker;
 
@@ -528,8 +529,7 @@ static __always_inline enum how quickly(u64 *ctx, struct task_struct *task, bool
 		p = cache_page(pages_of(asker, mark, 0), bank);
 		return p ? held_in(p, asker, mark, bank, false) : SLOWLY;
 	}
-	if (!at_hand)
-		task = bpf_get_current_task_btf();
+	task = bpf_get_current_task_btf();
 	p = cache_page(pages_of(asker, mark, low_of(task)), bank);
 	if (!p || cred_of(ctx, reading) != task->real_cred)
 		return SLOWLY; /* which sees whether they are borrowed */
@@ -541,9 +541,9 @@ static __always_inline enum how quickly(u64 *ctx, struct task_struct *task, bool
 }
 
 /* check counts one check. There is one call of the slow path, and not one for each way there: the verifier would follow each. */
-static __always_inline int check(u64 *ctx, struct task_struct *task, bool at_hand, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
+static __always_inline int check(u64 *ctx, u32 bank, enum reading reading, slow_path *slow, turn_path *turn)
 {
-	enum how how = quickly(ctx, task, at_hand, bank, reading, turn);
+	enum how how = quickly(ctx, bank, reading, turn);
 
 	return how == COUNTED ? 0 : slow(ctx, how == DUE);
 }
@@ -561,10 +561,7 @@ static __always_inline int check(u64 *ctx, struct task_struct *task, bool at_han
 			stayed();                                                                                \
 		return 0;                                                                                        \
 	}                                                                                                        \
-	static __always_inline int check_##kind(u64 *ctx, struct task_struct *task, bool at_hand)               \
-	{                                                                                                        \
-		return check(ctx, task, at_hand, bank, reading, slowly_##kind, turn_##kind);                     \
-	}
+	static __always_inline int check_##kind(u64 *ctx) { return check(ctx, bank, reading, slowly_##kind, turn_##kind); }
 
 CHECK(cast, 0, CAST, who_cast)
 CHECK(probe, 0, PROBE, who_probe) /* for a kernel without bpf_rdonly_cast (a kfunc since 6.2) */

@@ -242,19 +242,6 @@ static __always_inline u32 low_of(const void *p)
 	return low;
 }
 
-/* number_of is the address of a task as a number, as bpf_get_current_task has it. But a helper is a call, and where the kernel guards
- * returns (srso_safe_ret, retbleed) that costs much of what the fast path does: so that makes one, and no more. The verifier has
- * a number from the difference of two pointers, and from a pointer that is read as one; a task's signal_struct stays while it runs. */
-static __always_inline u64 number_of(struct task_struct *task)
-{
-	u64 n = (u64)task;
-
-	if (FIELD_OFFSET(task->signal) > MAX_WORD) /* of a kernel whose task_struct is large, or has its fields in another order */
-		return bpf_get_current_task();
-	asm volatile("%0 -= %1" : "+r"(n) : "r"(task->signal));
-	return n + word(task, FIELD_OFFSET(task->signal), CAST);
-}
-
 static __always_inline struct page *my_page(u32 bank, u32 page)
 {
 	u32 i = bpf_get_smp_processor_id() * settings.cpu_pages + bank * settings.bank_pages + page;

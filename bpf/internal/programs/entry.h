@@ -12,7 +12,7 @@
 
 CHECK(entry, 0, REGS, who_cast)
 
-/* entry_mark is the mark of a check, by an address on the stack that it is made on; 0 for an interrupt's.
+/* entry_mark is the mark of a task's check.
  *
  * The two programs see no one place on the stack, so the mark says which task's the check is, and no more. On its own stack a task
  * makes one check at a time: x86's interrupts have others, but for those that come from user mode, where the task makes none. So what
@@ -20,23 +20,17 @@ CHECK(entry, 0, REGS, who_cast)
  *
  * A mark for which the second was skipped is left over, and is as good as that of the task's next check. If the first is skipped for
  * that, the second takes it to be counted. It is missed then, and told: a miss of the first for which the second has not stood in. */
-static __always_inline u64 entry_mark(u64 address, struct task_struct *task, u64 number)
-{
-	if (address - word(task, FIELD_OFFSET(task->stack), CAST) >= THREAD_SIZE)
-		return 0;
-	return number >> 6 << MARK_CHECK_BITS | (task->nvcsw & ((1 << MARK_AT_BITS) - 1));
-}
+static __always_inline u64 entry_mark(u64 task) { return mark_of(task, 0); }
 
 /* spill_entry is spill. Interrupts' checks nest, so the number of their marks will do: one that comes between two programs of another
  * takes what it has left before that one's second looks, or leaves one too many, as above. */
-static __noinline bool spill_entry(u64 mark, u64 other)
+static __noinline bool spill_entry(struct mark *m, u64 mark, u64 other)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct spilled *s;
 
-	if (take_over(mark, other))
+	if (take_over(m, mark, other))
 		return true;
-	s = spilled_in(task);
+	s = spilled_in(bpf_get_current_task_btf());
 	if (!s)
 		return false;
 	if (mark)
@@ -48,11 +42,10 @@ static __noinline bool spill_entry(u64 mark, u64 other)
 
 static __always_inline int first_at_entry(u64 *ctx)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	u64 mark = entry_mark(ctx[REGS_SP], task, number_of(task)), other = leave(mark);
+	struct mark *m = place_of(ctx[REGS_SP]);
+	u64 mark = entry_mark(runs_on(m, ctx[REGS_SP])), other = leave(m, mark);
 
-	/* The task is not kept at hand: there would be no room for it on the stack. */
-	return !other || spill_entry(mark, other) ? check_entry(ctx, NULL, false) : decline();
+	return !other || spill_entry(m, mark, other) ? check_entry(ctx) : decline();
 }
 
 static __noinline int unmarked_entry(u64 *ctx, u64 mark)
@@ -73,8 +66,9 @@ static __noinline int unmarked_entry(u64 *ctx, u64 mark)
 
 static __always_inline int second_of_entry(u64 *ctx)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	u64 number = number_of(task), mark = entry_mark(address_of(ctx, task, number), task, number);
+	u64 address = address_of(ctx), mark;
+	struct mark *m = place_of(address);
 
-	return take(mark) ? 0 : unmarked_entry(ctx, mark);
+	mark = entry_mark(runs_on(m, address));
+	return take(m, mark) ? 0 : unmarked_entry(ctx, mark);
 }

@@ -11,13 +11,13 @@ static __always_inline u32 told_of(u64 *ctx) { return ctx[3] & CAP_OPT_NOAUDIT ?
 SEC("fexit/cap_capable")
 int fexit(u64 *ctx)
 {
-	return check_cast(ctx, NULL, false);
+	return check_cast(ctx);
 }
 
 SEC("fexit/cap_capable")
 int fexit_probe(u64 *ctx)
 {
-	return check_probe(ctx, NULL, false);
+	return check_probe(ctx);
 }
 
 // For a kernel that names no functions (bpf_snprintf came with 5.13): which one asked cannot be told. Nor has it, up to 5.10,

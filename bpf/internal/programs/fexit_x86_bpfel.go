@@ -25,7 +25,6 @@ const (
 	FexitMapFreeWhos           = "free_whos"
 	FexitMapFunctions          = "functions"
 	FexitMapGone               = "gone"
-	FexitMapMarks              = "marks"
 	FexitMapPages              = "pages"
 	FexitMapPathArguments      = "path_arguments"
 	FexitMapProbes             = "probes"
@@ -52,6 +51,7 @@ const (
 	FexitVarHarmless           = "harmless"
 	FexitVarHasPtRegs          = "has_pt_regs"
 	FexitVarHasSnprintf        = "has_snprintf"
+	FexitVarMarks              = "marks"
 	FexitVarNameMask           = "name_mask"
 	FexitVarNow                = "now"
 	FexitVarPreemptible        = "preemptible"
@@ -126,7 +126,6 @@ type FexitMapSpecs struct {
 	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions     *ebpf.MapSpec `ebpf:"functions"`
 	Gone          *ebpf.MapSpec `ebpf:"gone"`
-	Marks         *ebpf.MapSpec `ebpf:"marks"`
 	Pages         *ebpf.MapSpec `ebpf:"pages"`
 	PathArguments *ebpf.MapSpec `ebpf:"path_arguments"`
 	Probes        *ebpf.MapSpec `ebpf:"probes"`
@@ -151,6 +150,7 @@ type FexitVariableSpecs struct {
 	Harmless           *ebpf.VariableSpec `ebpf:"harmless"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
+	Marks              *ebpf.VariableSpec `ebpf:"marks"`
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
 	Now                *ebpf.VariableSpec `ebpf:"now"`
 	Preemptible        *ebpf.VariableSpec `ebpf:"preemptible"`
@@ -189,7 +189,6 @@ type FexitMaps struct {
 	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
 	Functions     *ebpf.Map `ebpf:"functions"`
 	Gone          *ebpf.Map `ebpf:"gone"`
-	Marks         *ebpf.Map `ebpf:"marks"`
 	Pages         *ebpf.Map `ebpf:"pages"`
 	PathArguments *ebpf.Map `ebpf:"path_arguments"`
 	Probes        *ebpf.Map `ebpf:"probes"`
@@ -217,7 +216,6 @@ func (m *FexitMaps) Close() error {
 		m.FreeWhos,
 		m.Functions,
 		m.Gone,
-		m.Marks,
 		m.Pages,
 		m.PathArguments,
 		m.Probes,
@@ -243,6 +241,7 @@ type FexitVariables struct {
 	Harmless           *ebpf.Variable `ebpf:"harmless"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
+	Marks              *ebpf.Variable `ebpf:"marks"`
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`
 	Now                *ebpf.Variable `ebpf:"now"`
 	Preemptible        *ebpf.Variable `ebpf:"preemptible"`

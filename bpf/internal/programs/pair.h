@@ -22,19 +22,15 @@ enum {
  * CPU of its own accord. Neither changes between the two programs. The first leaves it where it has counted one, the second takes
  * it; if that is skipped, it means nothing once the task has given up the CPU.
  *
- * Each task has a place by its address, wherever it runs: one line, which is at hand for the second when the first has been there.
- * Only the task itself takes a mark of its own that still means something, or replaces it. */
+ * Each task has a place by the address of its stack, wherever it runs: one line, which is at hand for the second when the first has been
+ * there. Only the task itself takes a mark of its own that still means something, or replaces it. */
 struct mark {
 	u64 mark; /* 0: none */
-	u64 unused[7];
+	u64 task; /* who came here last, by address */
+	u64 unused[6];
 };
 
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MARKS);
-	__type(key, u32);
-	__type(value, struct mark);
-} marks SEC(".maps");
+struct mark marks[MARKS] SEC(".data.marks"); /* a map of its own, which one program does without */
 
 /* A mark that found its place taken by another task's, or that is an interrupt's. */
 struct spilled {
@@ -49,32 +45,62 @@ struct {
 	__type(value, struct spilled);
 } spilled SEC(".maps");
 
-/* address_of makes a number of ctx: see number_of. */
-static __always_inline u64 address_of(u64 *ctx, struct task_struct *task, u64 number)
+/* address_of makes a number of ctx. The verifier has one from the difference of two pointers, and from a pointer that is read as one. */
+static __always_inline u64 address_of(u64 *ctx)
 {
 	u64 n = (u64)ctx;
 
-	asm volatile("%0 -= %1" : "+r"(n) : "r"(task));
-	return n + number;
+	asm volatile("%0 -= %1" : "+r"(n) : "r"(cred_of(ctx, CAST)));
+	return n + word(ctx, 0, CAST);
 }
 
-/* mark_of is the mark of a check, or 0 for an interrupt's: those have stacks of their own. */
-static __always_inline u64 mark_of(u64 *ctx, struct task_struct *task)
+static __always_inline struct mark *place_of(u64 address)
 {
-	u64 number = number_of(task);
-	/* The stack as a number, which a pointer to void is not since 6.17. */
-	u64 at = address_of(ctx, task, number) - word(task, FIELD_OFFSET(task->stack), CAST);
+	struct mark *m = &marks[address / THREAD_SIZE * 0x9E3779B97F4A7C15ull >> (64 - MARK_BITS)];
 
-	if (at >= THREAD_SIZE)
+	asm volatile("" : "+r"(m)); /* else its number is kept in its place, and multiplied again */
+	return m;
+}
+
+static __always_inline struct task_struct *task_at(u64 address)
+{
+	return bpf_rdonly_cast((void *)address, __builtin_btf_type_id(*(struct task_struct *)0, BPF_TYPE_ID_TARGET));
+}
+
+/* has tells whether an address is on a task's stack. That begins at a multiple of its size (alloc_thread_stack_node). Nothing is read
+ * where there is no task: arm64 might take a fault at a user's address. */
+static __always_inline bool has(u64 task, u64 address)
+{
+	return task && (u64)task_at(task)->stack == (address & ~(u64)(THREAD_SIZE - 1));
+}
+
+/* meet tells which task is the current one, and keeps that in its place: 0 for an interrupt, which has a stack of its own. */
+static __noinline u64 meet(struct mark *m, u64 address)
+{
+	u64 task = bpf_get_current_task();
+
+	if (!has(task, address))
 		return 0;
-	return number >> 6 << MARK_CHECK_BITS | at >> 3 << MARK_AT_BITS | (task->nvcsw & ((1 << MARK_AT_BITS) - 1));
+	m->task = task;
+	return task;
 }
 
-static __always_inline struct mark *place_of(u64 mark)
+/* runs_on tells which task is the current one, by address: 0 for an interrupt, which has a stack of its own. A helper that tells it is a
+ * call on amd64, up to 6.18 at least, and where the kernel guards returns (srso_safe_ret, retbleed) that costs much of what the fast path
+ * does. So who was in its place before it is asked whether this is his stack. */
+static __always_inline u64 runs_on(struct mark *m, u64 address)
 {
-	u32 i = (mark >> MARK_CHECK_BITS) * 0x9E3779B97F4A7C15ull >> (64 - MARK_BITS);
+	u64 task = m->task;
 
-	return bpf_map_lookup_elem(&marks, &i);
+	return has(task, address) ? task : meet(m, address);
+}
+
+/* mark_of is the mark of a check, by where on the stack its arguments stand; 0 for an interrupt's. */
+static __always_inline u64 mark_of(u64 task, u64 address)
+{
+	if (!task)
+		return 0;
+	return task >> 6 << MARK_CHECK_BITS | address % THREAD_SIZE / 8 << MARK_AT_BITS | (task_at(task)->nvcsw & ((1 << MARK_AT_BITS) - 1));
 }
 
 /* means_nothing tells whether the task of a mark has given up the CPU since, or ended: nobody will come to take it. A task_struct
@@ -90,11 +116,9 @@ static __always_inline bool means_nothing(u64 mark)
 }
 
 /* take_over gives a mark the place of another that means nothing any more. */
-static __always_inline bool take_over(u64 mark, u64 other)
+static __always_inline bool take_over(struct mark *m, u64 mark, u64 other)
 {
-	struct mark *m = place_of(mark);
-
-	return m && mark && means_nothing(other) && __sync_val_compare_and_swap(&m->mark, other, mark) == other;
+	return mark && means_nothing(other) && __sync_val_compare_and_swap(&m->mark, other, mark) == other;
 }
 
 /* spilled_in is the current task's spilled marks, without those of an earlier turn. */
@@ -110,41 +134,39 @@ static __always_inline struct spilled *spilled_in(struct task_struct *task)
 }
 
 /* spill finds another place for a mark. It returns false where there is none. */
-static __noinline bool spill(u64 *ctx, u64 mark, u64 other)
+static __noinline bool spill(struct mark *m, u64 mark, u64 other, u64 address)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
 	struct spilled *s;
 
-	if (take_over(mark, other))
+	if (take_over(m, mark, other))
 		return true;
-	s = spilled_in(task);
+	s = spilled_in(bpf_get_current_task_btf());
 	if (!s)
 		return false;
 	if (mark)
-		s->task = address_of(ctx, task, bpf_get_current_task());
+		s->task = address;
 	else
-		s->interrupt = address_of(ctx, task, bpf_get_current_task());
+		s->interrupt = address;
 	return true;
 }
 
 enum { NO_MARK = 1 };
 
-/* leave leaves a mark in its place, and returns 0; or else the other one that has it, or NO_MARK where a mark has no place. */
-static __always_inline u64 leave(u64 mark)
+/* leave leaves a mark in its place, and returns 0; or else the other one that has it, or NO_MARK where there is none to leave. */
+static __always_inline u64 leave(struct mark *m, u64 mark)
 {
-	struct mark *m = place_of(mark);
 	u64 other;
 
-	if (!m || !mark)
+	if (!mark)
 		return NO_MARK;
 	other = __sync_val_compare_and_swap(&m->mark, 0, mark);
 	if (other >> MARK_CHECK_BITS != mark >> MARK_CHECK_BITS)
 		return other;
-	m->mark = mark; /* its own, which the second was skipped for */
-	return 0;
+	/* Its own, which the second was skipped for; if that means nothing any more, somebody may be taking it over. */
+	return __sync_val_compare_and_swap(&m->mark, other, mark) == other ? 0 : NO_MARK;
 }
 
-static __always_inline int decline(void)
+static __noinline int decline(void)
 {
 	struct stat_values *st = my_stats(0);
 
@@ -155,10 +177,12 @@ static __always_inline int decline(void)
 
 static __always_inline int first_of_two(u64 *ctx)
 {
-	struct task_struct *task = bpf_get_current_task_btf();
-	u64 mark = mark_of(ctx, task), other = leave(mark);
+	u64 address = address_of(ctx), mark, other;
+	struct mark *m = place_of(address);
 
-	return !other || spill(ctx, mark, other) ? check_cast(ctx, task, true) : decline();
+	mark = mark_of(runs_on(m, address), address);
+	other = leave(m, mark);
+	return !other || spill(m, mark, other, address) ? check_cast(ctx) : decline();
 }
 
 static __always_inline int count_second(u64 *ctx)
@@ -168,13 +192,13 @@ static __always_inline int count_second(u64 *ctx)
 	if (st)
 		st->second++;
 	stay();
-	check_second(ctx, NULL, false);
+	check_second(ctx);
 	stayed();
 	return 0;
 }
 
 /* unmarked counts a check whose mark is not in its place, unless it has been spilled. */
-static __noinline int unmarked(u64 *ctx, u64 mark)
+static __noinline int unmarked(u64 *ctx, u64 mark, u64 address)
 {
 	struct task_struct *task = bpf_get_current_task_btf();
 	struct spilled *s = bpf_task_storage_get(&spilled, task, 0, 0);
@@ -182,7 +206,7 @@ static __noinline int unmarked(u64 *ctx, u64 mark)
 
 	if (s && s->turn == task->nvcsw) {
 		left = mark ? &s->task : &s->interrupt;
-		if (*left == address_of(ctx, task, bpf_get_current_task())) {
+		if (*left == address) {
 			*left = 0;
 			return 0;
 		}
@@ -191,11 +215,9 @@ static __noinline int unmarked(u64 *ctx, u64 mark)
 }
 
 /* take takes a mark from its place. */
-static __always_inline bool take(u64 mark)
+static __always_inline bool take(struct mark *m, u64 mark)
 {
-	struct mark *m = place_of(mark);
-
-	if (!m || !mark || m->mark != mark)
+	if (!mark || m->mark != mark)
 		return false;
 	m->mark = 0;
 	return true;
@@ -203,7 +225,9 @@ static __always_inline bool take(u64 mark)
 
 static __always_inline int second_of_two(u64 *ctx)
 {
-	u64 mark = mark_of(ctx, bpf_get_current_task_btf());
+	u64 address = address_of(ctx), mark;
+	struct mark *m = place_of(address);
 
-	return take(mark) ? 0 : unmarked(ctx, mark);
+	mark = mark_of(runs_on(m, address), address);
+	return take(m, mark) ? 0 : unmarked(ctx, mark, address);
 }

@@ -104,6 +104,42 @@ func TestFastPathStack(t *testing.T) {
 	}
 }
 
+// TestFastPathCalls: a helper that the kernel has to call costs much of what the fast path does, see runs_on in pair.h. So that asks for the
+// current task once, where it looks who asked; the others that it calls are compiled in.
+func TestFastPathCalls(t *testing.T) {
+	inline := []asm.BuiltinFunc{asm.FnMapLookupElem, asm.FnGetSmpProcessorId}
+	for object, programs := range map[string]map[string]int{
+		"tracepoint_x86_bpfel.o":   {"tracepoint": 1, "tracepoint_first": 1, "tracepoint_second": 0, "entry_first": 1, "entry_second": 0},
+		"tracepoint_arm64_bpfel.o": {"tracepoint": 1, "tracepoint_first": 1, "tracepoint_second": 0},
+		"fexit_x86_bpfel.o":        {"fexit": 1, "fexit_first": 1, "fexit_second": 0},
+		"fexit_arm64_bpfel.o":      {"fexit": 1, "fexit_first": 1, "fexit_second": 0},
+	} {
+		spec, err := ebpf.LoadCollectionSpec(object)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for program, want := range programs {
+			seen, asks := 0, 0
+			for i, ins := range spec.Programs[program].Instructions {
+				if i > 0 && ins.Symbol() != "" {
+					break // the next function
+				}
+				seen++
+				switch f := asm.BuiltinFunc(ins.Constant); {
+				case !ins.IsBuiltinCall() || slices.Contains(inline, f):
+				case f == asm.FnGetCurrentTaskBtf:
+					asks++
+				default:
+					t.Errorf("%s: %s: its fast path calls %v", object, program, f)
+				}
+			}
+			if asks != want || seen < 50 {
+				t.Errorf("%s: %s: its fast path asks %d times which task it is, in %d instructions; want %d, in 50 or more", object, program, asks, seen, want)
+			}
+		}
+	}
+}
+
 // TestSettleOrder: what is pending is taken out of its entry before it is added to anything, see settle in body.h.
 func TestSettleOrder(t *testing.T) {
 	for _, object := range []string{"tracepoint_x86_bpfel.o", "tracepoint_arm64_bpfel.o", "fexit_x86_bpfel.o", "fexit_arm64_bpfel.o"} {

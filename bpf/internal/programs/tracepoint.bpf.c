@@ -23,13 +23,13 @@ static __always_inline u32 told_of(u64 *ctx) { return CLASS_UNKNOWN; }
 SEC("tp_btf/cap_capable")
 int tracepoint(u64 *ctx)
 {
-	return check_cast(ctx, NULL, false);
+	return check_cast(ctx);
 }
 
 SEC("tp_btf/cap_capable")
 int tracepoint_probe(u64 *ctx)
 {
-	return check_probe(ctx, NULL, false);
+	return check_probe(ctx);
 }
 
 SEC("tp_btf/cap_capable")

@@ -220,7 +220,6 @@ const (
 	TracepointMapFreeWhos           = "free_whos"
 	TracepointMapFunctions          = "functions"
 	TracepointMapGone               = "gone"
-	TracepointMapMarks              = "marks"
 	TracepointMapPages              = "pages"
 	TracepointMapPathArguments      = "path_arguments"
 	TracepointMapProbes             = "probes"
@@ -246,6 +245,7 @@ const (
 	TracepointVarHarmless           = "harmless"
 	TracepointVarHasPtRegs          = "has_pt_regs"
 	TracepointVarHasSnprintf        = "has_snprintf"
+	TracepointVarMarks              = "marks"
 	TracepointVarNameMask           = "name_mask"
 	TracepointVarNow                = "now"
 	TracepointVarPreemptible        = "preemptible"
@@ -319,7 +319,6 @@ type TracepointMapSpecs struct {
 	FreeWhos      *ebpf.MapSpec `ebpf:"free_whos"`
 	Functions     *ebpf.MapSpec `ebpf:"functions"`
 	Gone          *ebpf.MapSpec `ebpf:"gone"`
-	Marks         *ebpf.MapSpec `ebpf:"marks"`
 	Pages         *ebpf.MapSpec `ebpf:"pages"`
 	PathArguments *ebpf.MapSpec `ebpf:"path_arguments"`
 	Probes        *ebpf.MapSpec `ebpf:"probes"`
@@ -344,6 +343,7 @@ type TracepointVariableSpecs struct {
 	Harmless           *ebpf.VariableSpec `ebpf:"harmless"`
 	HasPtRegs          *ebpf.VariableSpec `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.VariableSpec `ebpf:"has_snprintf"`
+	Marks              *ebpf.VariableSpec `ebpf:"marks"`
 	NameMask           *ebpf.VariableSpec `ebpf:"name_mask"`
 	Now                *ebpf.VariableSpec `ebpf:"now"`
 	Preemptible        *ebpf.VariableSpec `ebpf:"preemptible"`
@@ -382,7 +382,6 @@ type TracepointMaps struct {
 	FreeWhos      *ebpf.Map `ebpf:"free_whos"`
 	Functions     *ebpf.Map `ebpf:"functions"`
 	Gone          *ebpf.Map `ebpf:"gone"`
-	Marks         *ebpf.Map `ebpf:"marks"`
 	Pages         *ebpf.Map `ebpf:"pages"`
 	PathArguments *ebpf.Map `ebpf:"path_arguments"`
 	Probes        *ebpf.Map `ebpf:"probes"`
@@ -410,7 +409,6 @@ func (m *TracepointMaps) Close() error {
 		m.FreeWhos,
 		m.Functions,
 		m.Gone,
-		m.Marks,
 		m.Pages,
 		m.PathArguments,
 		m.Probes,
@@ -436,6 +434,7 @@ type TracepointVariables struct {
 	Harmless           *ebpf.Variable `ebpf:"harmless"`
 	HasPtRegs          *ebpf.Variable `ebpf:"has_pt_regs"`
 	HasSnprintf        *ebpf.Variable `ebpf:"has_snprintf"`
+	Marks              *ebpf.Variable `ebpf:"marks"`
 	NameMask           *ebpf.Variable `ebpf:"name_mask"`
 	Now                *ebpf.Variable `ebpf:"now"`
 	Preemptible        *ebpf.Variable `ebpf:"preemptible"`

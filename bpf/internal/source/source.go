@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -165,7 +166,7 @@ const (
 )
 
 // mapsOfPair are those that only two programs have.
-func mapsOfPair() []string { return []string{"marks", "spilled"} }
+func mapsOfPair() []string { return []string{".data.marks", "spilled"} }
 
 // errAbsent is the cause of a Refusal with the reason "absent".
 var errAbsent = errors.New("the kernel lacks it")
@@ -315,6 +316,7 @@ func (s Source) open(f *Features, opts Options, names ...string) (*Objects, erro
 		for _, name := range mapsOfPair() {
 			delete(spec.Maps, name)
 		}
+		maps.DeleteFunc(spec.Variables, func(_ string, v *ebpf.VariableSpec) bool { return spec.Maps[v.SectionName] == nil })
 	}
 	memory, err := size(spec, f, opts, len(names))
 	if err != nil {
