@@ -20,7 +20,7 @@ import (
 
 var (
 	cost       = flag.Bool("cost", false, "measure what a check costs, and print a table (make bench)")
-	costRounds = flag.Int("cost.rounds", 61, "rounds of -cost")
+	costRounds = flag.Int("cost.rounds", 30, "rounds of -cost, each time that programs are loaded")
 )
 
 // A load is a system call that is little more than one check, and how often it is made in a round.
@@ -163,45 +163,60 @@ func TestCost(t *testing.T) {
 // costOfCalls has all ways in turn, round after round, and says what each adds as a multiple of what the empty program adds.
 //
 // What has been taken off is still cleared away for some milliseconds, at the cost of whoever comes next: two programs that had always come
-// after others paid a tenth more. So each way has as many calls that are not counted, and comes after another one in each round. Nor is
-// it the same where in memory the kernel puts a program: all are loaded several times. And others use the machine, which only adds: what is
-// said is what a quarter of the rounds stayed below.
+// after others paid a tenth more. So each way has as many calls that are not counted, and comes after another one in each round. Others use
+// the machine, which only adds: what counts is what a quarter of the rounds stayed below. Nor is it the same where in memory the kernel
+// puts a program: all are loaded several times, and what is said is the median of those.
 func costOfCalls(t *testing.T) string {
 	t.Helper()
 	const times = 8
-	rounds := *costRounds / 2
 	checks := loads(t)
 	var names []string
-	took := make([]map[string][]float64, len(checks))
+	took := make([]map[string][]float64, len(checks)) // the lower quartile, each time
+	for i := range took {
+		took[i] = map[string][]float64{}
+	}
 	for range times {
-		t.Run("loaded", func(t *testing.T) {
+		if !t.Run("loaded", func(t *testing.T) {
+			runtime.LockOSThread() // it has a goroutine of its own
+			defer runtime.UnlockOSThread()
+			if err := stayOn(0); err != nil {
+				t.Fatal(err)
+			}
 			all := ways(t)
 			names = nil
 			for _, w := range all {
 				names = append(names, w.name)
 			}
 			for i, l := range checks {
-				if took[i] == nil {
-					took[i] = map[string][]float64{}
-				}
-				for range rounds {
+				rounds := map[string][]float64{}
+				for range *costRounds {
 					for _, next := range rand.Perm(len(all)) {
-						took[i][all[next].name] = append(took[i][all[next].name], timed(l, all[next]))
+						rounds[all[next].name] = append(rounds[all[next].name], timed(l, all[next]))
 					}
 				}
+				for name, ns := range rounds {
+					took[i][name] = append(took[i][name], quantile(ns, 1))
+				}
 			}
-		})
+		}) {
+			t.FailNow()
+		}
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "%d rounds, the ways in any order, loaded %d times; lower quartiles\n", rounds*times, times)
+	fmt.Fprintf(&out, "lower quartiles of %d rounds, the ways in any order; medians (lower to upper quartile) of %d times that they were loaded\n", *costRounds, times)
 	for i, l := range checks {
-		added := func(name string) float64 { return quantile(took[i][name], 1) - quantile(took[i][wayNothing], 1) }
-		fmt.Fprintf(&out, "\n%-30s %10s %10s %10s %10s\n", l.name, "ns a call", "(median)", "added ns", "x empty")
-		for _, name := range names {
-			fmt.Fprintf(&out, "  %-28s %10.1f %10.1f %10.1f %10.2f\n", name, quantile(took[i][name], 1), median(took[i][name]),
-				added(name), added(name)/added(wayEmpty))
+		// ratio is of what the two add, each time.
+		ratio := func(name, to string) (r []float64) {
+			for at, nothing := range took[i][wayNothing] {
+				r = append(r, (took[i][name][at]-nothing)/(took[i][to][at]-nothing))
+			}
+			return r
 		}
-		fmt.Fprintf(&out, "  %s, to %s: %.2f\n", wayTwin, waySecond, added(wayTwin)/added(waySecond))
+		fmt.Fprintf(&out, "\n%-30s %24s %24s\n", l.name, "ns a call", "added, x empty")
+		for _, name := range names {
+			fmt.Fprintf(&out, "  %-28s %24s %24s\n", name, spread(took[i][name]), multiples(ratio(name, wayEmpty)))
+		}
+		fmt.Fprintf(&out, "  %s, to %s: %s\n", wayTwin, waySecond, multiples(ratio(wayTwin, waySecond)))
 	}
 	return out.String()
 }
@@ -234,4 +249,8 @@ func median(v []float64) float64 { return quantile(v, 2) }
 
 func spread(v []float64) string {
 	return fmt.Sprintf("%.1f (%.1f to %.1f)", median(v), quantile(v, 1), quantile(v, 3))
+}
+
+func multiples(v []float64) string {
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", median(v), quantile(v, 1), quantile(v, 3))
 }

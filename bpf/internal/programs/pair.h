@@ -26,11 +26,12 @@ enum {
  * there. Only the task itself takes a mark of its own that still means something, or replaces it. */
 struct mark {
 	u64 mark; /* 0: none */
-	u64 task; /* who came here last, by address */
+	u64 task; /* that was met here last, by address */
 	u64 unused[6];
 };
 
-struct mark marks[MARKS] SEC(".data.marks"); /* a map of its own, which one program does without */
+/* A section is a map that is addressed directly, and begins with a page. This has one of its own, which one program does without. */
+struct mark marks[MARKS] SEC(".data.marks");
 
 /* A mark that found its place taken by another task's, or that is an interrupt's. */
 struct spilled {
@@ -58,7 +59,7 @@ static __always_inline struct mark *place_of(u64 address)
 {
 	struct mark *m = &marks[address / THREAD_SIZE * 0x9E3779B97F4A7C15ull >> (64 - MARK_BITS)];
 
-	asm volatile("" : "+r"(m)); /* else its number is kept in its place, and multiplied again */
+	asm volatile("" : "+r"(m)); /* else it is made again wherever it is used */
 	return m;
 }
 
@@ -67,14 +68,15 @@ static __always_inline struct task_struct *task_at(u64 address)
 	return bpf_rdonly_cast((void *)address, __builtin_btf_type_id(*(struct task_struct *)0, BPF_TYPE_ID_TARGET));
 }
 
-/* has tells whether an address is on a task's stack. That begins at a multiple of its size (alloc_thread_stack_node). Nothing is read
- * where there is no task: arm64 might take a fault at a user's address. */
+/* has tells whether an address is on a task's stack. That begins at a multiple of its size (alloc_thread_stack_node), and is one live task's
+ * alone; one that has ended has none (free_thread_stack), and what is in its place by then is read as if it were a task. Nothing is read
+ * where there is none: arm64 might take a fault at a user's address. */
 static __always_inline bool has(u64 task, u64 address)
 {
 	return task && (u64)task_at(task)->stack == (address & ~(u64)(THREAD_SIZE - 1));
 }
 
-/* meet tells which task is the current one, and keeps that in its place: 0 for an interrupt, which has a stack of its own. */
+/* meet tells which task is the current one, and keeps it there; an interrupt, which has a stack of its own, is 0 and is not kept. */
 static __noinline u64 meet(struct mark *m, u64 address)
 {
 	u64 task = bpf_get_current_task();
@@ -86,8 +88,8 @@ static __noinline u64 meet(struct mark *m, u64 address)
 }
 
 /* runs_on tells which task is the current one, by address: 0 for an interrupt, which has a stack of its own. A helper that tells it is a
- * call on amd64, up to 6.18 at least, and where the kernel guards returns (srso_safe_ret, retbleed) that costs much of what the fast path
- * does. So who was in its place before it is asked whether this is his stack. */
+ * call on amd64, up to 6.18 at least (7.3 compiles it in), and where the kernel guards returns (srso_safe_ret, retbleed) that costs much of
+ * what the fast path does. So it first looks whether this is the stack of who was met here last. */
 static __always_inline u64 runs_on(struct mark *m, u64 address)
 {
 	u64 task = m->task;
@@ -150,9 +152,10 @@ static __noinline bool spill(struct mark *m, u64 mark, u64 other, u64 address)
 	return true;
 }
 
-enum { NO_MARK = 1 };
+enum { NO_MARK = 1 }; /* which none ever is */
 
-/* leave leaves a mark in its place, and returns 0; or else the other one that has it, or NO_MARK where there is none to leave. */
+/* leave leaves a mark in its place, and returns 0; or else the other one that has it, or NO_MARK where there is none to
+ * leave, or none was left. */
 static __always_inline u64 leave(struct mark *m, u64 mark)
 {
 	u64 other;

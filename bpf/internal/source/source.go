@@ -316,6 +316,7 @@ func (s Source) open(f *Features, opts Options, names ...string) (*Objects, erro
 		for _, name := range mapsOfPair() {
 			delete(spec.Maps, name)
 		}
+		// A variable is not loaded without its map.
 		maps.DeleteFunc(spec.Variables, func(_ string, v *ebpf.VariableSpec) bool { return spec.Maps[v.SectionName] == nil })
 	}
 	memory, err := size(spec, f, opts, len(names))
