@@ -73,6 +73,16 @@ func enumsOf(t *testing.T, name string) map[string]int64 {
 	return defined
 }
 
+// fastPath is what a program has in its own function, before the others that it calls.
+func fastPath(p *ebpf.ProgramSpec) asm.Instructions {
+	for i, ins := range p.Instructions {
+		if i > 0 && ins.Symbol() != "" {
+			return p.Instructions[:i]
+		}
+	}
+	return p.Instructions
+}
+
 // TestFastPathStack: a function with 64 bytes on its stack or more, in steps of 16, would be given a stack in a page of its own
 // (check_max_stack_depth_subprog, kernel/bpf/verifier.c), see check in body.h.
 func TestFastPathStack(t *testing.T) {
@@ -87,19 +97,16 @@ func TestFastPathStack(t *testing.T) {
 		if name == "entry_first" && spec.Programs[name] == nil {
 			continue // on arm64
 		}
-		depth, seen := 0, 0
-		for i, ins := range spec.Programs[name].Instructions {
-			if i > 0 && ins.Symbol() != "" {
-				break // the next function
-			}
-			seen++
+		depth := 0
+		instructions := fastPath(spec.Programs[name])
+		for _, ins := range instructions {
 			switch class := ins.OpCode.Class(); {
 			case class.IsStore() && ins.Dst == asm.R10, class.IsLoad() && ins.Src == asm.R10:
 				depth = max(depth, -int(ins.Offset))
 			}
 		}
-		if seen < 100 || depth == 0 || depth > limit {
-			t.Errorf("%s: %d bytes on the stack of a function of %d instructions, want 1 to %d", name, depth, seen, limit)
+		if len(instructions) < 100 || depth == 0 || depth > limit {
+			t.Errorf("%s: %d bytes on the stack of a function of %d instructions, want 1 to %d", name, depth, len(instructions), limit)
 		}
 	}
 }
@@ -119,12 +126,9 @@ func TestFastPathCalls(t *testing.T) {
 			t.Fatal(err)
 		}
 		for program, want := range programs {
-			seen, asks, ways := 0, 0, 0
-			for i, ins := range spec.Programs[program].Instructions {
-				if i > 0 && ins.Symbol() != "" {
-					break // the next function
-				}
-				seen++
+			asks, ways := 0, 0
+			instructions := fastPath(spec.Programs[program])
+			for _, ins := range instructions {
 				switch op := ins.OpCode.JumpOp(); {
 				case op == asm.Call && ins.Reference() == "meet" && ways == 0:
 					t.Errorf("%s: %s: there is no way around who was met last", object, program)
@@ -139,8 +143,8 @@ func TestFastPathCalls(t *testing.T) {
 					t.Errorf("%s: %s: its fast path calls %v", object, program, f)
 				}
 			}
-			if asks != want || seen < 50 {
-				t.Errorf("%s: %s: its fast path asks %d times which task it is, in %d instructions; want %d, in 50 or more", object, program, asks, seen, want)
+			if asks != want || len(instructions) < 50 {
+				t.Errorf("%s: %s: its fast path asks %d times which task it is, in %d instructions; want %d, in 50 or more", object, program, asks, len(instructions), want)
 			}
 		}
 	}
