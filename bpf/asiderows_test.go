@@ -85,8 +85,10 @@ func setOption(family, level, option, to int) asideCall {
 	}
 }
 
-// mapFiles maps the first page of each file, one behind the other.
+// mapFiles maps the first page of each file, one behind the other. Each is there at once: for MADV_PAGEOUT the kernel asks once more where
+// the page has a table, which it else has only if something close by is mapped (madvise_cold_or_pageout_pte_range).
 func mapFiles(use func(pages []byte) error, names ...string) asideCall {
+	const flags = unix.MAP_SHARED | unix.MAP_FIXED | unix.MAP_POPULATE
 	return func(dir string) error {
 		size := os.Getpagesize()
 		pages, err := unix.Mmap(-1, 0, len(names)*size, unix.PROT_NONE, unix.MAP_PRIVATE|unix.MAP_ANON)
@@ -100,7 +102,7 @@ func mapFiles(use func(pages []byte) error, names ...string) asideCall {
 				return err
 			}
 			at := uintptr(unsafe.Pointer(&pages[i*size]))
-			_, _, errno := unix.RawSyscall6(unix.SYS_MMAP, at, uintptr(size), unix.PROT_READ, unix.MAP_SHARED|unix.MAP_FIXED, uintptr(fd), 0)
+			_, _, errno := unix.RawSyscall6(unix.SYS_MMAP, at, uintptr(size), unix.PROT_READ, flags, uintptr(fd), 0)
 			if err := unix.Close(fd); err != nil || errno != 0 {
 				return errors.Join(err, errno)
 			}

@@ -1,9 +1,13 @@
 package bpf
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -53,14 +57,21 @@ func newUring() (u *uring, err error) {
 	return u, err
 }
 
-// do has a request done, and does not look what became of it.
+// do has a request done, and does not look what became of it. A signal ends the wait for it, and not the request: Go sends its threads some.
 func (u *uring) do(request uringSQE) error {
 	*(*uringSQE)(unsafe.Pointer(&u.entries[0])) = request
 	*(*uint32)(unsafe.Pointer(&u.ring[u.p.sq.tail]))++
-	if _, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, u.fd, 1, 1, 1, 0, 0); errno != 0 { // IORING_ENTER_GETEVENTS
-		return fmt.Errorf("io_uring_enter: %w", errno)
+	head, tail := (*uint32)(unsafe.Pointer(&u.ring[u.p.cq.head])), (*uint32)(unsafe.Pointer(&u.ring[u.p.cq.tail]))
+	for left := uintptr(1); atomic.LoadUint32(tail) == *head; {
+		switch taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, u.fd, left, 1, 1, 0, 0); errno { // IORING_ENTER_GETEVENTS
+		case 0:
+			left -= taken
+		case unix.EINTR:
+		default:
+			return fmt.Errorf("io_uring_enter: %w", errno)
+		}
 	}
-	*(*uint32)(unsafe.Pointer(&u.ring[u.p.cq.head]))++
+	*head++
 	return nil
 }
 
@@ -68,8 +79,41 @@ func (u *uring) do(request uringSQE) error {
 const (
 	uringOpenat  = 18
 	uringMadvise = 25
+	uringTimeout = 11
 	uringAsync   = 1 << 4 // IOSQE_ASYNC: a worker does it
 )
+
+// TestUringSignalled: a request is done when do says so, whatever signals come meanwhile.
+func TestUringSignalled(t *testing.T) {
+	u, err := newUring()
+	if err != nil {
+		t.Skipf("no io_uring: %v", err)
+	}
+	t.Cleanup(func() { _ = errors.Join(unix.Munmap(u.ring), unix.Munmap(u.entries), unix.Close(int(u.fd))) })
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, done := unix.Gettid(), make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+				_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG)
+			}
+		}
+	}()
+	defer close(done)
+	const long = 50 * time.Millisecond
+	after, start := unix.NsecToTimespec(int64(long)), time.Now()
+	defer runtime.KeepAlive(&after)
+	if err := u.do(uringSQE{opcode: uringTimeout, addr: uint64(uintptr(unsafe.Pointer(&after))), length: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < long {
+		t.Errorf("a request of %v was said to be done after %v", long, took)
+	}
+}
 
 // open opens a file, or has a worker open it.
 func (u *uring) open(name string, openFlags uint32, flags uint8) error {
