@@ -66,6 +66,9 @@ func (m *Manager) Watch(ctx context.Context, works func() error, otherwise func(
 			return
 		case <-tick.C:
 		}
+		if ctx.Err() != nil { // both were ready
+			return
+		}
 		err := works()
 		if err == nil {
 			err = m.tell(daemon.SdNotifyWatchdog)

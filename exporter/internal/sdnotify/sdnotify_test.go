@@ -110,6 +110,25 @@ func TestWatch(t *testing.T) {
 	hush(t, manager)
 }
 
+// TestWatchEnds: who is told to end asks no more, though it is time to.
+func TestWatchEnds(t *testing.T) {
+	exportertest.ServiceManager(t, 3*time.Millisecond)
+	m := connect(t)
+	for range 20 {
+		ctx, stop := context.WithCancel(t.Context())
+		asked := 0
+		m.Watch(ctx, func() error {
+			asked++
+			stop()
+			time.Sleep(2 * m.every)
+			return errors.New("about to end")
+		}, func(err error) { t.Error(err) })
+		if asked != 1 {
+			t.Fatalf("asked %d times", asked)
+		}
+	}
+}
+
 // How often it is fed must leave it time for one that is late.
 func TestWatchIsOften(t *testing.T) {
 	manager := exportertest.ServiceManager(t, 30*time.Second)
