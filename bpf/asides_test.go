@@ -134,6 +134,7 @@ func (r asideRow) aside(t *testing.T, tr *Tracer, n int) (got map[string]uint64,
 		openToAll(t, dir)
 		openToAll(t, filepath.Dir(path))
 		cmd.SysProcAttr = asLimited(r.keep)
+		cmd.Env = append(cmd.Env, "GOMAXPROCS=1") // else Go might make a thread meanwhile, and that be denied, too
 	case r.inside:
 		cmd.SysProcAttr = &syscall.SysProcAttr{
 			Cloneflags:  unix.CLONE_NEWUSER,
@@ -229,31 +230,36 @@ func testAsides(t *testing.T, alike bool) {
 // TestAsidesInStorm has tasks preempt each other anywhere: between the check that is denied and the one that is made for it, of which a
 // CPU, or one of two programs, then sees the one without the other, and before a check that is none.
 func TestAsidesInStorm(t *testing.T) {
-	const n, name = 3000, "aside-storm"
+	const n = 3000
 	made := uint64(2 * n * runtime.NumCPU() * stormKinds()["ordinary"].ordinary) // of each kind
 	tr := openLive(t, Options{})
 	dir := t.TempDir()
 	if err := makeAsideFiles(dir); err != nil {
 		t.Fatal(err)
 	}
-	run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n), "read-and-write", dir))
-	s := checkIdentities(t, tr)
-	got := map[string]uint64{}
-	for _, w := range s.Workloads {
-		if c := w.Check.Capability; w.Process.Name == name && (c == uint8(cap.DAC_READ_SEARCH) || c == uint8(cap.DAC_OVERRIDE)) {
-			got[asideName(w.Check, w.Aside)] += w.Count
+	const fallback, plain = "1 granted host after 2", "1 granted host"
+	for storm := range 3 { // tasks that have one place take turns there for as long as they are: others have others
+		name := fmt.Sprint("aside-storm", storm)
+		run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n), "read-and-write", dir))
+		s := checkIdentities(t, tr)
+		got := map[string]uint64{}
+		for _, w := range s.Workloads {
+			if c := w.Check.Capability; w.Process.Name == name && (c == uint8(cap.DAC_READ_SEARCH) || c == uint8(cap.DAC_OVERRIDE)) {
+				got[asideName(w.Check, w.Aside)] += w.Count
+			}
+		}
+		mayMiss(t, tr, s)
+		// Two tasks may have one place for their denials, see last_denial.
+		untold := made - got[fallback]
+		if want := map[string]uint64{"2 denied host": made, fallback: got[fallback], plain: made + untold}; !maps.Equal(got, want) && s.MissedRuns == 0 {
+			t.Errorf("asked for %v, want %v", got, want)
+		}
+		t.Logf("%d fallbacks of %d were taken for checks of their own", untold, made)
+		if untold <= made/1000 {
+			return
 		}
 	}
-	mayMiss(t, tr, s)
-	want := map[string]uint64{"2 denied host": made, "1 granted host after 2": made, "1 granted host": made}
-	// Two tasks may have one place for their denials, see last_denial.
-	if untold := made - got["1 granted host after 2"]; untold <= made/1000 {
-		want["1 granted host after 2"] -= untold
-		want["1 granted host"] += untold
-	}
-	if !maps.Equal(got, want) && s.MissedRuns == 0 {
-		t.Errorf("asked for %v, want %v", got, want)
-	}
+	t.Error("so it is in each of three storms")
 }
 
 // TestAsidesAreFast: the cache holds a fallback like any other check, and what comes after it is no slower.
