@@ -562,19 +562,24 @@ func TestAtRest(t *testing.T) {
 	if series != n {
 		t.Fatalf("%d series, want %d", series, n)
 	}
-	before := calls()
-	if before < n {
+	if before := calls(); before < n {
 		t.Fatalf("%d calls for %d cgroups: strace did not see them", before, n)
 	}
 	const looks = 20
-	for range looks {
-		look()
-	}
 	most := 0
 	if openDetached(t, Options{}).objects.AtEntry() {
 		most = looks // how often the kernel did not come to it
 	}
-	if made := calls() - before; made > most {
-		t.Errorf("%d bpf(2) calls for %d looks at %d cgroups, want %d at most", made, looks, n, most)
+	for range 3 { // others on the machine may ask in a new cgroup meanwhile
+		before := calls()
+		for range looks {
+			look()
+		}
+		made := calls() - before
+		if made <= most {
+			return
+		}
+		t.Logf("%d bpf(2) calls for %d looks at %d cgroups, want %d at most", made, looks, n, most)
 	}
+	t.Error("so it is in each of three rounds")
 }

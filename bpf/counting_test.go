@@ -218,10 +218,15 @@ func TestSecondProgram(t *testing.T) {
 	const n, name = 2_000_000, "beside-another"
 	attach := somebodys(t, testprog.Empty)
 	tr := openLive(t, Options{sources: []Source{SourceTracepoint}})
-	times := comesAndGoes(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)), attach)
+	var made uint64
+	var times int
+	for times < 10 { // who has a fast CPU is done sooner
+		times += comesAndGoes(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)), attach)
+		made += n
+	}
 	s := checkIdentities(t, tr)
-	if got := by(s, name); short(total(got), n, mayMiss(t, tr, s)) {
-		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN", got, n)
+	if got := by(s, name); short(total(got), made, mayMiss(t, tr, s)) {
+		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN", got, made)
 	}
 	if sites := sitesOf(s, name, Check{Capability: 21}); len(sites) != 1 || symbolName(sites[0]) != "sys_sethostname" {
 		t.Errorf("asked by %v, want sethostname alone", sites)
@@ -238,13 +243,10 @@ func TestSecondProgram(t *testing.T) {
 	if tr.objects.Banks() == 1 && single.Capable == ^uint64(0) {
 		t.Error("never saw the stack with one program on the tracepoint: somebody else has one there")
 	}
-	if times < 10 {
-		t.Errorf("the second program came and went only %d times", times)
+	if s.Unwinds > made/10 {
+		t.Errorf("%d of %d checks had to be unwound: the second layout was not learned", s.Unwinds, made)
 	}
-	if s.Unwinds > n/10 {
-		t.Errorf("%d of %d checks had to be unwound: the second layout was not learned", s.Unwinds, n)
-	}
-	t.Logf("%d times a second program; %d checks, %d unwound", times, n, s.Unwinds)
+	t.Logf("%d times a second program; %d checks, %d unwound", times, made, s.Unwinds)
 }
 
 // TestForeignPrograms has somebody else's fentry and fexit programs on cap_capable. A trampoline then stands, or has stood, between
@@ -335,7 +337,7 @@ func TestWithoutCast(t *testing.T) {
 // not even those of a storm that breaks out at once.
 func TestLearnsAtStart(t *testing.T) {
 	const n, name, few = 5_000, "at-the-start", 200
-	tr := openLive(t, Options{})
+	tr := openLive(t, Options{lessonTime: 30 * time.Second}) // where others keep the machine from it, that takes longer
 	knowsLessons(t, tr)
 	before := snapshot(t, tr)
 	run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n)))

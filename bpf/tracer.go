@@ -60,6 +60,7 @@ type Options struct {
 	heldMost     uint32           // cgroups that hold something; 0: programs.HeldMost
 	nameMask     *uint64          // what is left of a name's hash in the table; nil: all
 	seeds        [2]uint64        // odd; 0: others at each start
+	lessonTime   time.Duration    // that Open takes at most to learn
 }
 
 func (o *Options) setDefaults() {
@@ -91,6 +92,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.confirmEvery == 0 {
 		o.confirmEvery = 8192
+	}
+	if o.lessonTime == 0 {
+		o.lessonTime = time.Second
 	}
 	if o.quarantine == 0 {
 		o.quarantine = time.Minute
@@ -433,7 +437,7 @@ const lessonPairs = 3
 // after the start need be unwound: an unwind takes long, and where programs can be preempted others are then missed. What it asks
 // for is granted: memory overcommit by no-audit, and the two capabilities.
 func (t *Tracer) giveLessons() {
-	deadline := time.After(time.Second)
+	deadline := time.After(t.opts.lessonTime)
 	for {
 		_ = source.MakeCheck() // as the kernel makes one at each mapping
 		_, _ = t.objects.Programs[0].Stats()
