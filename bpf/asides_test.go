@@ -240,6 +240,7 @@ func TestAsidesInStorm(t *testing.T) {
 	const fallback, plain = "1 granted host after 2", "1 granted host"
 	for storm := range 3 { // tasks that have one place take turns there for as long as they are: others have others
 		name := fmt.Sprint("aside-storm", storm)
+		before := snapshot(t, tr).MissedRuns
 		run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n), "read-and-write", dir))
 		s := checkIdentities(t, tr)
 		got := map[string]uint64{}
@@ -248,14 +249,14 @@ func TestAsidesInStorm(t *testing.T) {
 				got[asideName(w.Check, w.Aside)] += w.Count
 			}
 		}
-		mayMiss(t, tr, s)
-		// Two tasks may have one place for their denials, see last_denial.
+		missed := mayMiss(t, tr, s) - before
+		// Two tasks may have one place for their denials, see last_denial; and of a denial that is missed nobody knows.
 		untold := made - got[fallback]
-		if want := map[string]uint64{"2 denied host": made, fallback: got[fallback], plain: made + untold}; !maps.Equal(got, want) && s.MissedRuns == 0 {
+		if want := map[string]uint64{"2 denied host": made, fallback: got[fallback], plain: made + untold}; !maps.Equal(got, want) && missed == 0 {
 			t.Errorf("asked for %v, want %v", got, want)
 		}
-		t.Logf("%d fallbacks of %d were taken for checks of their own", untold, made)
-		if untold <= made/1000 {
+		t.Logf("%s: %d fallbacks of %d were not told to be such; %d checks were missed of all", programsOf(tr), untold, made, missed)
+		if untold <= made/1000+missed {
 			return
 		}
 	}
