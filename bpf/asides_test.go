@@ -238,7 +238,7 @@ func TestAsidesInStorm(t *testing.T) {
 		t.Fatal(err)
 	}
 	const fallback, plain = "1 granted host after 2", "1 granted host"
-	for storm := range 3 { // tasks that have one place take turns there for as long as they are: others have others
+	for storm := range 3 { // two tasks of one place take it from each other as long as they live: the next storm's have other places
 		name := fmt.Sprint("aside-storm", storm)
 		before := snapshot(t, tr).MissedRuns
 		run(t, helper(executable(t, name), "storm", "ordinary", strconv.Itoa(n), "read-and-write", dir))
@@ -252,7 +252,7 @@ func TestAsidesInStorm(t *testing.T) {
 		missed := mayMiss(t, tr, s) - before
 		// Two tasks may have one place for their denials, see last_denial; and of a denial that is missed nobody knows.
 		untold := made - got[fallback]
-		if want := map[string]uint64{"2 denied host": made, fallback: got[fallback], plain: made + untold}; !maps.Equal(got, want) && missed == 0 {
+		if want := map[string]uint64{"2 denied host": made, fallback: got[fallback], plain: made + untold}; (!maps.Equal(got, want) || got[fallback] > made) && missed == 0 {
 			t.Errorf("asked for %v, want %v", got, want)
 		}
 		t.Logf("%s: %d fallbacks of %d were not told to be such; %d checks were missed of all", programsOf(tr), untold, made, missed)

@@ -27,13 +27,14 @@ func startClock(kernel func() (int64, error)) (c bootClock, err error) {
 		if err != nil {
 			return c, err
 		}
+		wall := time.Now()
 		after, err := bootTime()
 		if err != nil {
 			return c, err
 		}
 		if after-before < narrowest {
 			narrowest = after - before
-			c = bootClock{ahead: time.Duration(there) - (before+after)/2, boot: time.Duration(there), wall: time.Now()}
+			c = bootClock{ahead: time.Duration(there) - (before+after)/2, boot: time.Duration(there), wall: wall}
 		}
 	}
 	return c, nil

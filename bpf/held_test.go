@@ -588,7 +588,21 @@ func TestHeldOfMany(t *testing.T) {
 	inside(given, nobody)
 	t.Cleanup(func() { _ = os.Remove(given) })
 	program := idle(t, "many")
-	hold := func(dir string) { t.Helper(); holder(t, dir, asNobodyWith(exec.Command(program), unix.CAP_NET_RAW)) }
+	hold := func(dir string) {
+		t.Helper()
+		status := fmt.Sprintf("/proc/%d/status", holder(t, dir, asNobodyWith(exec.Command(program), unix.CAP_NET_RAW)).Pid)
+		for range 5000 { // until it has its own set, see sees
+			raw, err := os.ReadFile(status)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(raw), fmt.Sprintf("CapPrm:\t%016x\n", 1<<unix.CAP_NET_RAW)) {
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		t.Fatal("it never had its own capabilities")
+	}
 	for i := range his {
 		dir := filepath.Join(given, strconv.Itoa(i))
 		inside(dir, nobody)
@@ -611,8 +625,10 @@ func TestHeldOfMany(t *testing.T) {
 	for i := range ours {
 		hold(newCgroup(t, fmt.Sprint("held-root-", i)))
 	}
-	inAll := func() (total uint32, overflow sets) {
+	for range 2 { // the second look finds the slots of the first
 		held = h.lookNow(t)
+		var total uint32
+		var overflow sets
 		for _, c := range held.Counts {
 			if c.Overflow {
 				overflow = setsIn(Held{Counts: []HeldCount{c}}, "")
@@ -621,16 +637,6 @@ func TestHeldOfMany(t *testing.T) {
 				total += c.Each[unix.CAP_NET_RAW]
 			}
 		}
-		return total, overflow
-	}
-	for range 200 { // until the last has its own capabilities, see sees
-		if total, _ := inAll(); total >= his+ours {
-			break
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	for range 2 { // the second look finds the slots of the first
-		total, overflow := inAll()
 		if len(held.Counts) > most+2 || overflow["cap_net_raw host"] == 0 || total < his+ours {
 			t.Errorf("%d are counted, %v of them under no name, want %d in all; in %d cgroups", total, overflow, his+ours, len(held.Counts))
 		}

@@ -106,7 +106,9 @@ func TestUringSignalled(t *testing.T) {
 	defer close(done)
 	const long = 50 * time.Millisecond
 	after, start := unix.NsecToTimespec(int64(long)), time.Now()
-	defer runtime.KeepAlive(&after)
+	var pinner runtime.Pinner
+	pinner.Pin(&after)
+	defer pinner.Unpin()
 	if err := u.do(uringSQE{opcode: uringTimeout, addr: uint64(uintptr(unsafe.Pointer(&after))), length: 1}); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,9 @@ func TestUringSignalled(t *testing.T) {
 // open opens a file, or has a worker open it.
 func (u *uring) open(name string, openFlags uint32, flags uint8) error {
 	path := append([]byte(name), 0)
-	defer runtime.KeepAlive(path)
+	var pinner runtime.Pinner
+	pinner.Pin(&path[0])
+	defer pinner.Unpin()
 	return u.do(uringSQE{opcode: uringOpenat, flags: flags, fd: unix.AT_FDCWD, addr: uint64(uintptr(unsafe.Pointer(&path[0]))), openFlags: openFlags})
 }
 

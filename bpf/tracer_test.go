@@ -15,6 +15,9 @@ func TestDefaults(t *testing.T) {
 	if o.Retention != 5*time.Minute || o.quarantine != time.Minute {
 		t.Errorf("a series ends after %v, and its slot is free after %v more", o.Retention, o.quarantine)
 	}
+	if o.lessonTime != time.Second {
+		t.Errorf("Open learns for %v at most", o.lessonTime)
+	}
 	if o.denialBurst != 5 || o.confirmEvery != 8192 {
 		t.Errorf("%d denials of a key are announced in a minute, and one check of %d is unwound", o.denialBurst, o.confirmEvery)
 	}
