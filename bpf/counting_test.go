@@ -218,12 +218,8 @@ func TestSecondProgram(t *testing.T) {
 	const n, name = 2_000_000, "beside-another"
 	attach := somebodys(t, testprog.Empty)
 	tr := openLive(t, Options{sources: []Source{SourceTracepoint}})
-	var made uint64
-	var times int
-	for times < 10 { // who has a fast CPU is done sooner
-		times += comesAndGoes(t, helper(executable(t, name), "sethostname", strconv.Itoa(n)), attach)
-		made += n
-	}
+	times, runs := comesAndGoesOften(t, func() *exec.Cmd { return helper(executable(t, name), "sethostname", strconv.Itoa(n)) }, attach)
+	made := runs * n
 	s := checkIdentities(t, tr)
 	if got := by(s, name); short(total(got), made, mayMiss(t, tr, s)) {
 		t.Errorf("asked for %v, want %d of CAP_SYS_ADMIN", got, made)

@@ -590,18 +590,8 @@ func TestHeldOfMany(t *testing.T) {
 	program := idle(t, "many")
 	hold := func(dir string) {
 		t.Helper()
-		status := fmt.Sprintf("/proc/%d/status", holder(t, dir, asNobodyWith(exec.Command(program), unix.CAP_NET_RAW)).Pid)
-		for range 5000 { // until it has its own set, see sees
-			raw, err := os.ReadFile(status)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if strings.Contains(string(raw), fmt.Sprintf("CapPrm:\t%016x\n", 1<<unix.CAP_NET_RAW)) {
-				return
-			}
-			time.Sleep(time.Millisecond)
-		}
-		t.Fatal("it never had its own capabilities")
+		p := holder(t, dir, asNobodyWith(exec.Command(program), unix.CAP_NET_RAW))
+		eventually(t, "it has its own set", func() bool { return procSet(t, fmt.Sprintf("/proc/%d", p.Pid)) == 1<<unix.CAP_NET_RAW }) // see sees
 	}
 	for i := range his {
 		dir := filepath.Join(given, strconv.Itoa(i))

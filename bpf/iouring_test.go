@@ -57,11 +57,14 @@ func newUring() (u *uring, err error) {
 	return u, err
 }
 
+// at is one of the numbers that are shared with the kernel.
+func (u *uring) at(offset uint32) *uint32 { return (*uint32)(unsafe.Pointer(&u.ring[offset])) }
+
 // do has a request done, and does not look what became of it. A signal ends the wait for it, and not the request: Go sends its threads some.
 func (u *uring) do(request uringSQE) error {
 	*(*uringSQE)(unsafe.Pointer(&u.entries[0])) = request
-	*(*uint32)(unsafe.Pointer(&u.ring[u.p.sq.tail]))++
-	head, tail := (*uint32)(unsafe.Pointer(&u.ring[u.p.cq.head])), (*uint32)(unsafe.Pointer(&u.ring[u.p.cq.tail]))
+	*u.at(u.p.sq.tail)++
+	head, tail := u.at(u.p.cq.head), u.at(u.p.cq.tail)
 	for left := uintptr(1); atomic.LoadUint32(tail) == *head; {
 		switch taken, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, u.fd, left, 1, 1, 0, 0); errno { // IORING_ENTER_GETEVENTS
 		case 0:

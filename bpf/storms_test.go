@@ -33,6 +33,16 @@ func comesAndGoes(t *testing.T, cmd *exec.Cmd, attach func() func()) (times int)
 	return times
 }
 
+// comesAndGoesOften is comesAndGoes until that was ten times or more: a fast CPU is soon done with a command, and real-time threads leave
+// little time for it. So the command may run several times.
+func comesAndGoesOften(t *testing.T, command func() *exec.Cmd, attach func() func()) (times int, runs uint64) {
+	t.Helper()
+	for ; times < 10; runs++ {
+		times += comesAndGoes(t, command(), attach)
+	}
+	return times, runs
+}
+
 // somebodys attaches a test program, as often as it is told.
 func somebodys(t *testing.T, program string) (attach func() (detach func())) {
 	t.Helper()
@@ -75,12 +85,8 @@ func stormBeside(t *testing.T, name string, opts Options) {
 	attach := somebodys(t, testprog.Empty)
 	tr := openLive(t, opts)
 	before := snapshot(t, tr)
-	var made uint64
-	var times int
-	for times < 10 { // real-time threads leave little time for that
-		times += comesAndGoes(t, helper(executable(t, process), "storm", name, strconv.Itoa(each)), attach)
-		made += uint64(threads * each)
-	}
+	times, runs := comesAndGoesOften(t, func() *exec.Cmd { return helper(executable(t, process), "storm", name, strconv.Itoa(each)) }, attach)
+	made := runs * uint64(threads*each)
 	s := checkIdentities(t, tr)
 	counted, missed, unwound := by(s, process)["21 granted host"], s.MissedRuns-before.MissedRuns, s.Unwinds-before.Unwinds
 	t.Logf("%s, %d times another: %d checks made, %d counted, %d missed of all, %d unwound", programsOf(tr), times, made, counted, missed, unwound)
